@@ -1,0 +1,65 @@
+# make run and make test do everything on a machine with Python >= 3.11 and make; make help lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+STUDY ?= config/config.yaml
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test lint format docs clean clean-all
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## create the environment in .venv from requirements.lock
+setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
+
+run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); print its table
+	@echo "running $(STUDY); the first minutes go into drawing data and training, one line per epoch follows"
+	snakemake --cores $(CORES) --configfile $(STUDY)
+	@name=$$(sed -n 's/^study: *//p' $(STUDY)); cat results/$$name/results_table.txt; \
+	echo; echo "report: $(CURDIR)/results/$$name/report.html"
+
+test: setup-dev  ## set up and run the tests
+	pytest
+
+lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	codespell
+
+format: setup-dev  ## format Python and Snakemake files
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+docs: setup  ## regenerate config/README.md and the schema from the settings' descriptions
+	python scripts/generate_docs.py
+
+clean:  ## remove caches, logs and Snakemake's notes; results and the environment stay
+	rm -rf logs .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find archbench scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean  ## also remove the environment (results stay)
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	echo "no venv module: install the Debian package python3-venv (apt-get install python3-venv)"; exit 1; }
+
+# Packages go in by the lock alone; the code is the checkout, reached by a path file.
+$(VENV)/.installed: requirements.lock | $(VENV)/bin/python
+	@echo "installing requirements.lock into $(VENV): about 7 GB, some minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "archbench.pth").write_text("$(CURDIR)\n")'
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@

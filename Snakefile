@@ -1,0 +1,57 @@
+# archbench: train every candidate under one protocol, compare them honestly, write one report.
+#
+#   snakemake --cores 8                                   the default study (embedded data)
+#   snakemake --cores 8 --configfile config/my_study.yaml your own
+#   snakemake report                                      the Snakemake report of the study
+import os
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from snakemake.utils import min_version
+
+from archbench.config import parse_study
+from archbench.fingerprint import components_of, fingerprint
+
+min_version("9.0")
+
+
+# A study of the user's replaces the default one; it is not merged into it.
+if "datasets" not in config:
+
+    configfile: "config/config.yaml"
+
+
+STUDY = parse_study(config, source="the study", environment=os.environ)
+
+
+container: "containers/archbench.sif"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/deployment.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        RESULTS + "/report.html",
+
+
+onsuccess:
+    print(
+        f"\nreport: {RESULTS}/report.html\ntable:  {RESULTS}/results_table.txt",
+        file=sys.stderr,
+    )
+
+
+onerror:
+    shell(partial_report_command())

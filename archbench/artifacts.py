@@ -1,0 +1,304 @@
+"""The files that stages exchange: atomic writes, checked reads, provenance.
+
+Stages meet only in files. A file appears under its name only when it is whole: it is written
+beside its place, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA_KEY = b"archbench"
+PROVENANCE_PACKAGES = (
+    "archbench",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "scikit-learn",
+    "snakemake",
+)
+
+
+class ArtifactError(ValueError):
+    """A file that a stage reads is missing, damaged, or not what the stage expects."""
+
+
+class MetricRecord(TypedDict):
+    """A metric with its interval; an undefined one has value None and says why."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n_cases: int
+    n_patients: int
+    reason: str | None
+
+
+def undefined(name: str, reason: str, n_cases: int, n_patients: int) -> MetricRecord:
+    """Return the record of a metric that has no value, with the reason."""
+    return MetricRecord(
+        name=name, value=None, low=None, high=None, n_cases=n_cases, n_patients=n_patients, reason=reason
+    )
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and rename it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _read_umask()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused, since undefined is null with a reason."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_text(path, text + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically, with line feeds on every platform."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or damaged file raises ArtifactError with its name."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: run the rule that makes it (snakemake {path})") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error}): delete it and run snakemake again") from error
+
+
+def write_table(path: str | Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+    """Write a parquet table with JSON metadata; equal content gives equal bytes."""
+    import pyarrow.parquet as pq
+
+    encoded = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=_plain).encode()
+    table = table.replace_schema_metadata({METADATA_KEY: encoded})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a parquet table and its JSON metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: run the rule that makes it (snakemake {path})") from None
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"{path} is damaged ({error}): delete it and run snakemake again") from error
+    raw = (table.schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise ArtifactError(f"{path} was not written by archbench: it has no metadata")
+    return table, json.loads(raw)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of one model (or ensemble): one row per case, fold and seed.
+
+    Attributes:
+        case_id: Case names, shape (N,).
+        patient_id: Patient of each case, shape (N,).
+        split: "val" or "test", shape (N,).
+        fold: Fold number, shape (N,).
+        seed: Training seed, shape (N,).
+        logits: float32, shape (N, K), columns in the order of `classes`.
+        targets: float64, shape (N, L), columns in the order of `labels`; NaN where unknown.
+        classes: Names of the K logit columns.
+        labels: Names of the L target columns.
+        metadata: Provenance and whatever else the file carries.
+    """
+
+    case_id: np.ndarray
+    patient_id: np.ndarray
+    split: np.ndarray
+    fold: np.ndarray
+    seed: np.ndarray
+    logits: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.case_id)
+        if self.logits.shape != (n, len(self.classes)):
+            raise ValueError(f"logits have shape {self.logits.shape}, expected ({n}, {len(self.classes)})")
+        if self.targets.shape != (n, len(self.labels)):
+            raise ValueError(f"targets have shape {self.targets.shape}, expected ({n}, {len(self.labels)})")
+        unknown = sorted(set(self.split.tolist()) - {"val", "test"})
+        if unknown:
+            raise ValueError(f"a prediction table holds val and test rows only, found {unknown}")
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+    @property
+    def y_true(self) -> np.ndarray:
+        """Class index of each row, shape (N,), for tasks with one label."""
+        if self.targets.shape[1] != 1:
+            raise ValueError(f"y_true needs one label, this table has {len(self.labels)}")
+        if np.isnan(self.targets).any():
+            raise ValueError("y_true needs known targets: use .known() first")
+        return self.targets[:, 0].astype(np.int64)
+
+    @property
+    def test(self) -> Predictions:
+        """The rows of the test part."""
+        return self.select(self.split == "test")
+
+    @property
+    def val(self) -> Predictions:
+        """The rows of the validation part."""
+        return self.select(self.split == "val")
+
+    def known(self) -> Predictions:
+        """The rows with every target known."""
+        return self.select(~np.isnan(self.targets).any(axis=1))
+
+    def select(self, mask: np.ndarray) -> Predictions:
+        """The rows that a boolean mask or an index array picks."""
+        rows = {name: getattr(self, name)[mask] for name in _ROW_FIELDS}
+        return replace(self, **rows)
+
+    def sorted(self) -> Predictions:
+        """The rows by seed, fold, split and case."""
+        return self.select(np.lexsort((self.case_id, self.split, self.fold, self.seed)))
+
+
+_ROW_FIELDS = ("case_id", "patient_id", "split", "fold", "seed", "logits", "targets")
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write a prediction table, sorted, so that equal content gives equal bytes."""
+    import pyarrow as pa
+
+    p = predictions.sorted()
+    columns: dict[str, Any] = {
+        "case_id": pa.array(p.case_id.tolist(), pa.string()),
+        "patient_id": pa.array(p.patient_id.tolist(), pa.string()),
+        "split": pa.array(p.split.tolist(), pa.string()),
+        "fold": pa.array(p.fold, pa.int32()),
+        "seed": pa.array(p.seed, pa.int64()),
+    }
+    for k, name in enumerate(p.classes):
+        columns[f"logit_{name}"] = pa.array(p.logits[:, k], pa.float32())
+    for k, name in enumerate(p.labels):
+        columns[f"target_{name}"] = pa.array(p.targets[:, k], pa.float32(), from_pandas=True)
+    extra = {**p.metadata, "classes": list(p.classes), "labels": list(p.labels)}
+    write_table(path, pa.table(columns), extra)
+
+
+def read_predictions(path: str | Path, classes: tuple[str, ...] | None = None) -> Predictions:
+    """Read a prediction table and check names, order and completeness of its columns.
+
+    Args:
+        classes: Class names the reader expects, in order; None accepts what the file declares.
+    Raises:
+        ArtifactError: If columns are missing or class names or their order differ.
+    """
+    table, extra = read_table(path)
+    found, labels = tuple(extra.get("classes", ())), tuple(extra.get("labels", ()))
+    if classes is not None and found != tuple(classes):
+        raise ArtifactError(f"{path} has the classes {list(found)}, expected {list(classes)} in this order")
+    logit_columns = [name for name in table.column_names if name.startswith("logit_")]
+    if logit_columns != [f"logit_{name}" for name in found]:
+        raise ArtifactError(f"{path}: columns {logit_columns} do not match its declared classes {list(found)}")
+    missing = {"case_id", "patient_id", "split", "fold", "seed"} - set(table.column_names)
+    if missing:
+        raise ArtifactError(f"{path} lacks the columns {sorted(missing)}")
+    n = table.num_rows
+    logits = [table[name].to_numpy().astype(np.float32) for name in logit_columns]
+    targets = [table[f"target_{name}"].to_numpy().astype(np.float64) for name in labels]
+    return Predictions(
+        case_id=np.array(table["case_id"].to_pylist(), dtype=str),
+        patient_id=np.array(table["patient_id"].to_pylist(), dtype=str),
+        split=np.array(table["split"].to_pylist(), dtype=str),
+        fold=table["fold"].to_numpy().astype(np.int64),
+        seed=table["seed"].to_numpy().astype(np.int64),
+        logits=np.stack(logits, axis=1) if logits else np.zeros((n, 0), np.float32),
+        targets=np.stack(targets, axis=1) if targets else np.zeros((n, 0)),
+        classes=found,
+        labels=labels,
+        metadata={k: v for k, v in extra.items() if k not in ("classes", "labels")},
+    )
+
+
+def provenance(
+    *, study: str, dataset: str, model: str | None, config_hash: str, code: str, device: str = "cpu"
+) -> dict[str, Any]:
+    """Return what every artifact carries about its origin; no time stamp, so equal runs stay equal."""
+    return {
+        "study": study,
+        "dataset": dataset,
+        "model": model,
+        "config_hash": config_hash,
+        "code": code,
+        "device": device,
+        "python": platform.python_version(),
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that can change a result."""
+    found: dict[str, str] = {}
+    for name in PROVENANCE_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,115 @@
+"""Random changes of whole batches, drawn anew for each image, on the device of the batch.
+
+torchvision's transforms draw one set of numbers for a whole batch; here one affine resampling and one
+colour step serve all images at once, each with its own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Bounds of the random changes.
+
+    Attributes:
+        rotation_deg: Largest rotation either way, degrees.
+        scale: Largest relative zoom either way.
+        shift: Largest shift either way, share of the side.
+        brightness, contrast, saturation: Largest relative change either way.
+        erase: Probability that a rectangle is blanked.
+    """
+
+    rotation_deg: float
+    scale: float
+    shift: float
+    brightness: float
+    contrast: float
+    saturation: float
+    erase: float
+
+
+STRENGTHS = {
+    "light": Strength(rotation_deg=15, scale=0.05, shift=0.03, brightness=0.1, contrast=0.1, saturation=0.0, erase=0.0),
+    "strong": Strength(
+        rotation_deg=45, scale=0.15, shift=0.08, brightness=0.25, contrast=0.25, saturation=0.2, erase=0.25
+    ),
+}
+
+
+def augment(images: torch.Tensor, *, strength: str, flips: str, generator: torch.Generator) -> torch.Tensor:
+    """Return changed images.
+
+    Args:
+        images: Pixels 0-255, float32, shape (B, 3, H, W).
+        strength: none, light or strong.
+        flips: none, horizontal or both.
+        generator: CPU generator; equal states give equal changes on every device.
+    """
+    if strength == "none":
+        return images
+    bounds = STRENGTHS[strength]
+    images = _move(images, bounds, flips, generator)
+    images = _recolour(images, bounds, generator)
+    return _erase(images, bounds.erase, generator) if bounds.erase else images
+
+
+def _uniform(n: int, bound: float, generator: torch.Generator) -> torch.Tensor:
+    return (2 * torch.rand(n, generator=generator) - 1) * bound
+
+
+def _signs(n: int, active: bool, generator: torch.Generator) -> torch.Tensor:
+    signs = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    return signs if active else torch.ones(n)
+
+
+def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+    n = len(images)
+    angle = _uniform(n, math.radians(bounds.rotation_deg), generator)
+    zoom = 1 + _uniform(n, bounds.scale, generator)
+    horizontal = _signs(n, flips in ("horizontal", "both"), generator)
+    vertical = _signs(n, flips == "both", generator)
+    shift_x, shift_y = _uniform(n, 2 * bounds.shift, generator), _uniform(n, 2 * bounds.shift, generator)
+    rows = [
+        torch.stack([horizontal * zoom * angle.cos(), -horizontal * zoom * angle.sin(), shift_x], dim=1),
+        torch.stack([vertical * zoom * angle.sin(), vertical * zoom * angle.cos(), shift_y], dim=1),
+    ]
+    matrices = torch.stack(rows, dim=1).to(images.device)
+    grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:
+    n = len(images)
+
+    def factor(bound: float) -> torch.Tensor:
+        return (1 + _uniform(n, bound, generator)).view(n, 1, 1, 1).to(images.device)
+
+    brightness, contrast, saturation = (
+        factor(bounds.brightness),
+        factor(bounds.contrast),
+        factor(bounds.saturation),
+    )
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean * brightness
+    if bounds.saturation:
+        gray = images.mean(dim=1, keepdim=True)
+        images = gray + (images - gray) * saturation
+    return images.clamp(0, 255)
+
+
+def _erase(images: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    n, _, height, width = images.shape
+    chosen = torch.rand(n, generator=generator) < probability
+    sides = 0.1 + 0.15 * torch.rand(n, 2, generator=generator)
+    corner = torch.rand(n, 2, generator=generator) * (1 - sides)
+    for k in torch.nonzero(chosen)[:, 0].tolist():
+        top, left = int(corner[k, 0] * height), int(corner[k, 1] * width)
+        bottom, right = top + int(sides[k, 0] * height), left + int(sides[k, 1] * width)
+        images[k, :, top:bottom, left:right] = 0
+    return images

@@ -1,0 +1,109 @@
+"""The cases of one dataset as the torch stages read them: who is in which part, and where the pixels lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archbench.artifacts import ArtifactError, read_table
+from archbench.image_cache import ImageCache, open_cache
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases of one part of one fold.
+
+    Attributes:
+        case_ids, patient_ids: Shape (N,).
+        rows: Rows of the image cache, shape (N,).
+        targets: float64, shape (N, L), NaN where unknown.
+    """
+
+    case_ids: np.ndarray
+    patient_ids: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def known(self) -> Part:
+        """The cases with every target known."""
+        mask = ~np.isnan(self.targets).any(axis=1)
+        return Part(self.case_ids[mask], self.patient_ids[mask], self.rows[mask], self.targets[mask])
+
+    @property
+    def y_true(self) -> np.ndarray:
+        """Class indices, shape (N,), for tasks with one label; all targets must be known."""
+        if np.isnan(self.targets).any():
+            raise ValueError("y_true needs known targets: use .known() first")
+        return self.targets[:, 0].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Manifest, folds and image cache of a dataset, joined by case.
+
+    Attributes:
+        lesions: Per case the planted lesions in source pixels; empty without.
+        sha256: Content hash of each source file, shape (N,), in the manifest's order.
+    """
+
+    case_ids: np.ndarray
+    patient_ids: np.ndarray
+    targets: np.ndarray
+    sha256: np.ndarray
+    lesions: dict[str, list[dict[str, Any]]]
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    phantom: bool
+    cache: ImageCache
+    parts: dict[tuple[int, str], list[str]]
+
+    def part(self, fold: int, split: str) -> Part:
+        """Return the cases of a part ("train", "val" or "test") of a fold, sorted by case."""
+        chosen = sorted(self.parts.get((fold, split), []))
+        index = {case: i for i, case in enumerate(self.case_ids.tolist())}
+        rows = np.array([index[case] for case in chosen], dtype=np.int64)
+        return Part(self.case_ids[rows], self.patient_ids[rows], self.cache.rows(chosen), self.targets[rows])
+
+
+def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Cases:
+    """Read what a torch stage needs to know of a dataset.
+
+    Raises:
+        ArtifactError: If the files belong to different data.
+    """
+    table, metadata = read_table(manifest)
+    fold_table, _ = read_table(folds)
+    labels = tuple(metadata["labels"])
+    case_ids = np.array(table["case_id"].to_pylist(), dtype=str)
+    targets = [table[f"target_{name}"].to_numpy(zero_copy_only=False).astype(np.float64) for name in labels]
+    parts: dict[tuple[int, str], list[str]] = {}
+    columns = (fold_table[name].to_pylist() for name in ("case_id", "fold", "split"))
+    for case, fold, split in zip(*columns, strict=True):
+        parts.setdefault((int(fold), split), []).append(case)
+    strangers = {case for cases in parts.values() for case in cases} - set(case_ids.tolist())
+    if strangers:
+        raise ArtifactError(f"{folds} names cases that {manifest} lacks, such as {min(strangers)!r}")
+    return Cases(
+        case_ids=case_ids,
+        patient_ids=np.array(table["patient_id"].to_pylist(), dtype=str),
+        targets=np.stack(targets, axis=1),
+        sha256=np.array(table["sha256"].to_pylist(), dtype=str),
+        lesions=_lesions(table),
+        classes=tuple(metadata["classes"]),
+        labels=labels,
+        phantom=bool(metadata.get("phantom")),
+        cache=open_cache(cache),
+        parts=parts,
+    )
+
+
+def _lesions(table: Any) -> dict[str, list[dict[str, Any]]]:
+    pairs = zip(table["case_id"].to_pylist(), table["lesions"].to_pylist(), strict=True)
+    return {case: json.loads(text) for case, text in pairs if text}

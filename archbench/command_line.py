@@ -1,0 +1,58 @@
+"""What every script shares: common options, labelled progress, errors without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+
+def stage_parser(description: str | None, *, model: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all stage scripts have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--study", required=True, help="study file (YAML, or the resolved JSON)")
+    parser.add_argument("--dataset", required=True, help="name of the dataset in the study")
+    if model:
+        parser.add_argument("--model", required=True, help="name of the model in the study")
+    parser.add_argument("--code", default="unknown", help="fingerprint of the code, for the provenance")
+    return parser
+
+
+class LabelledStream:
+    """A text stream that puts a label before each line, so that lines of parallel jobs can be told apart."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream = stream
+        self._label = label
+        self._at_line_start = True
+
+    def write(self, text: str) -> int:
+        """Write text, labelling each new line."""
+        for line in text.splitlines(keepends=True):
+            self._stream.write(f"{self._label} | {line}" if self._at_line_start else line)
+            self._at_line_start = line.endswith(("\n", "\r"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def run(
+    main: Callable[[], int], *, expected: tuple[type[Exception], ...] = (ValueError, RuntimeError, OSError)
+) -> None:
+    """Run a script's main; expected errors end it with one clear message, others keep their traceback."""
+    try:
+        code = main()
+    except expected as error:
+        kind = type(error).__name__
+        print(f"{'error' if kind in ('ValueError', 'RuntimeError') else kind}: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def label_progress(label: str) -> None:
+    """Label this job's progress lines."""
+    sys.stderr = LabelledStream(sys.__stderr__ or sys.stderr, label)  # type: ignore[assignment]

@@ -1,0 +1,253 @@
+"""Paired comparison of all models of a dataset: the content of comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from archbench.artifacts import Predictions
+from archbench.metrics.auroc import metric_at_cut
+from archbench.metrics.metric import Array, Metric, defined_or_none
+from archbench.metrics.scoring import Scores, score, scored_rows
+from archbench.statistics import (
+    FEW_PATIENTS,
+    bootstrap_p_value,
+    difference,
+    estimate,
+    holm,
+    patient_weights,
+    ranks,
+    seed_standard_error,
+    widening,
+)
+
+EQUIVALENCE_CONFIDENCE = 0.90
+DELTAS = {"auroc": 0.01, "qwk": 0.02}
+OTHER_DELTA = 0.02
+
+
+def default_delta(metric: str) -> float:
+    """Return the margin of equivalence: .01 for AUROC, .02 for QWK and all others."""
+    return next((delta for prefix, delta in DELTAS.items() if metric.startswith(prefix)), OTHER_DELTA)
+
+
+def verdict(
+    *,
+    gain: float,
+    significant: bool,
+    inner: tuple[float, float],
+    delta: float,
+) -> str:
+    """Put a paired difference into words.
+
+    Args:
+        gain: Difference in favour of the first model.
+        significant: The corrected test rejects "no difference".
+        inner: 90 % interval of the gain; NaN where there is none.
+        delta: Margin of equivalence.
+    Returns:
+        "better", "better but trivial", "equivalent", "inconclusive" or "worse". What is not significant is
+        equivalent only if the interval says so.
+    """
+    within = bool(-delta < inner[0] and inner[1] < delta)
+    if significant and gain > 0:
+        return "better but trivial" if within else "better"
+    if within:
+        return "equivalent"
+    return "worse" if significant else "inconclusive"
+
+
+def compare(
+    models: Mapping[str, Predictions],
+    *,
+    primary: str,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    delta: float | None = None,
+    clinical_cut: int = 2,
+) -> dict[str, Any]:
+    """Compare every pair on the primary metric with the same patient resamples.
+
+    Args:
+        models: Prediction table of each model, the ensemble included; the same cases, folds and classes.
+        delta: Margin of equivalence; None takes the metric's own.
+    Returns:
+        The content of comparison.json without its provenance; models best first.
+    Raises:
+        ValueError: If the tables don't hold the same cases.
+    """
+    rows = {name: scored_rows(table).sorted() for name, table in models.items()}
+    _check_same_cases(rows)
+    metric = metric_at_cut(primary, clinical_cut)
+    reference = next(iter(rows.values()))
+    drawn = patient_weights(reference.patient_id, strata=reference.fold, resamples=resamples, seed=seed)
+    scores = {name: score(table, metric, drawn.patients, drawn.weights) for name, table in rows.items()}
+    margin = default_delta(primary) if delta is None else delta
+    warnings = _warnings(rows, scores, len(drawn.patients))
+    ordered = sorted(scores, key=lambda name: (_order(scores[name].point, metric), name))
+    return {
+        "primary": primary,
+        "delta": margin,
+        "greater_is_better": metric.greater_is_better,
+        "models": _ranked(ordered, scores, metric=metric, confidence=confidence, warnings=warnings),
+        "pairs": _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin),
+        "best": ordered[0],
+        "warnings": warnings,
+    }
+
+
+def _check_same_cases(rows: Mapping[str, Predictions]) -> None:
+    if not rows:
+        raise ValueError("there are no models to compare")
+    (first, reference), *others = rows.items()
+    for name, table in others:
+        if table.classes != reference.classes:
+            raise ValueError(f"{name} has the classes {table.classes}, {first} has {reference.classes}")
+        same = len(table) == len(reference) and all(
+            np.array_equal(getattr(table, field), getattr(reference, field))
+            for field in ("case_id", "patient_id", "fold", "seed", "targets")
+        )
+        if not same:
+            raise ValueError(
+                f"{name} and {first} were not tested on the same cases, folds, seeds and targets"
+            )
+
+
+def _order(value: float, metric: Metric) -> float:
+    """Sort key: best first, undefined last."""
+    if np.isnan(value):
+        return np.inf
+    return -value if metric.greater_is_better else value
+
+
+def _warnings(rows: Mapping[str, Predictions], scores: Mapping[str, Scores], n_patients: int) -> list[str]:
+    warnings = []
+    if not any((table.split == "test").any() for table in rows.values()):
+        warnings.append("selected and reported on the same cases: the comparison favours what overfits them")
+    if len(next(iter(scores.values())).points) == 1:
+        warnings.append(
+            "one training seed: seed variance was not estimated, verdicts hold for these trained models"
+        )
+    if n_patients < FEW_PATIENTS:
+        warnings.append(f"only {n_patients} patients: below {FEW_PATIENTS} bootstrap tests reject too often")
+    undefined = [name for name, found in scores.items() if np.isnan(found.point)]
+    if undefined:
+        warnings.append(
+            f"the primary metric is undefined for {', '.join(undefined)}: ranked last, not compared"
+        )
+    return warnings
+
+
+def _ranked(
+    ordered: list[str],
+    scores: Mapping[str, Scores],
+    *,
+    metric: Metric,
+    confidence: float,
+    warnings: list[str],
+) -> list[dict[str, Any]]:
+    estimates = {
+        name: estimate(scores[name], confidence=confidence, bounds=metric.bounds) for name in ordered
+    }
+    compared = [name for name in ordered if not np.isnan(scores[name].point)]
+    placed = _ranks(compared, scores, metric=metric, confidence=confidence, warnings=warnings)
+    empty = {"mean_rank": None, "rank_low": None, "rank_high": None, "p_rank1": None}
+    return [
+        {
+            "model": name,
+            "value": defined_or_none(estimates[name].value),
+            "low": defined_or_none(estimates[name].low),
+            "high": defined_or_none(estimates[name].high),
+            **placed.get(name, empty),
+        }
+        for name in ordered
+    ]
+
+
+def _ranks(
+    compared: list[str],
+    scores: Mapping[str, Scores],
+    *,
+    metric: Metric,
+    confidence: float,
+    warnings: list[str],
+) -> dict[str, dict[str, float]]:
+    """Ranks over the resamples in which every compared model is defined."""
+    if not compared:
+        return {}
+    draws = np.stack([_widened_draws(scores[name]) for name in compared])
+    kept = ~np.isnan(draws).any(axis=0)
+    if not kept.all():
+        warnings.append(
+            f"ranks: {int((~kept).sum())} of {len(kept)} resamples left the primary metric undefined"
+        )
+    if not kept.any():
+        return {}
+    found = ranks(draws[:, kept], greater_is_better=metric.greater_is_better, confidence=confidence)
+    return {
+        name: {
+            "mean_rank": float(found.mean[k]),
+            "rank_low": float(found.low[k]),
+            "rank_high": float(found.high[k]),
+            "p_rank1": float(found.first[k]),
+        }
+        for k, name in enumerate(compared)
+    }
+
+
+def _widened_draws(scores: Scores) -> Array:
+    """Draws (B,), spread about the point for the variance between seeds."""
+    draws = scores.mean_draws
+    defined = draws[~np.isnan(draws)]
+    spread = float(defined.std(ddof=1)) if len(defined) > 1 else 0.0
+    factor = widening(se_patients=spread, se_seeds=seed_standard_error(scores.points))
+    return scores.point + factor * (draws - scores.point) if factor != 1.0 else draws
+
+
+@dataclass(frozen=True)
+class _Pair:
+    a: str
+    b: str
+    scores: Scores
+
+
+def _pairs(
+    ordered: list[str], scores: Mapping[str, Scores], *, metric: Metric, confidence: float, delta: float
+) -> list[dict[str, Any]]:
+    """Every pair, the better one first; p values corrected over all pairs."""
+    pairs = [_Pair(a=a, b=b, scores=difference(scores[a], scores[b])) for a, b in combinations(ordered, 2)]
+    raw = np.array([bootstrap_p_value(pair.scores) for pair in pairs])
+    corrected = holm(raw)
+    return [
+        _pair_record(pair, p=p, p_holm=p_holm, metric=metric, confidence=confidence, delta=delta)
+        for pair, p, p_holm in zip(pairs, raw, corrected, strict=True)
+    ]
+
+
+def _pair_record(
+    pair: _Pair, *, p: float, p_holm: float, metric: Metric, confidence: float, delta: float
+) -> dict[str, Any]:
+    outer = estimate(pair.scores, confidence=confidence)
+    inner = estimate(pair.scores, confidence=EQUIVALENCE_CONFIDENCE)
+    sign = 1.0 if metric.greater_is_better else -1.0
+    low, high = sorted((sign * inner.low, sign * inner.high))
+    words = verdict(
+        gain=sign * outer.value, significant=bool(p_holm < 1.0 - confidence), inner=(low, high), delta=delta
+    )
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "difference": defined_or_none(outer.value),
+        "low": defined_or_none(outer.low),
+        "high": defined_or_none(outer.high),
+        "low90": defined_or_none(inner.low),
+        "high90": defined_or_none(inner.high),
+        "p": defined_or_none(p),
+        "p_holm": defined_or_none(p_holm),
+        "verdict": words,
+    }

@@ -1,0 +1,339 @@
+"""Study configuration: the only reader of YAML. All errors of a file are reported at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
+from archbench.settings import Dataset, Model, StudyFile, Training
+from archbench.tasks import TASKS
+
+RESERVED_MODEL_NAMES = ("ensemble", "data")
+ENVIRONMENT_PREFIX = "ARCHBENCH_"
+WEIGHT_SOURCES = ("none", "imagenet", "package")
+
+
+class ConfigError(ValueError):
+    """A study file that can't be run; the message lists every problem with its place and remedy."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.problems = problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        super().__init__(f"{source}: {count} in the study configuration\n{lines}")
+
+
+class Study(StudyFile):
+    """A checked study file: what the rules and scripts work from."""
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the whole configuration."""
+        return settings_hash(self.model_dump())
+
+    def image_size(self, model: str) -> int:
+        """Side of the input of a model, pixels."""
+        entry = self.models[model]
+        return int(entry.image_size or ARCHITECTURES.get(entry.architecture).image_size)
+
+    def training_of(self, model: str, dataset: str) -> Training:
+        """The recipe of a model on a dataset: defaults, its own overrides, the task's loss and metric."""
+        merged = _merge(self.training.model_dump(), self.models[model].training)
+        task = TASKS[self.datasets[dataset].task]
+        merged["loss"] = merged["loss"] or task.default_loss
+        merged["early_stopping"]["metric"] = merged["early_stopping"]["metric"] or task.primary
+        return Training.model_validate(merged)
+
+    def fold_numbers(self, dataset: str) -> list[int]:
+        """Folds of a dataset: a holdout or given split is fold 0, a given fold column has protocol.folds."""
+        columns = self.datasets[dataset].columns
+        given_folds = self.protocol.kind == "given" and columns is not None and columns.fold is not None
+        many = self.protocol.kind == "cross_validation" or given_folds
+        return list(range(self.protocol.folds)) if many else [0]
+
+
+def settings_hash(settings: Any) -> str:
+    """Hash of plain settings, independent of key order."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML or JSON file into a mapping; a bad one raises ConfigError with the line."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), ["no such file"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), ["a study file is a mapping of keys"])
+    return content
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a study file (YAML, or the resolved JSON that the workflow hands to its jobs)."""
+    return parse_study(read_yaml(path), source=str(path), check_files=Path(path).suffix != ".json")
+
+
+def parse_study(
+    content: Mapping[str, Any],
+    *,
+    source: str = "study configuration",
+    environment: Mapping[str, str] | None = None,
+    check_files: bool = True,
+) -> Study:
+    """Check a mapping and return the study.
+
+    Args:
+        environment: Variables ARCHBENCH_<SECTION>__<KEY>=<YAML value> override single keys.
+        check_files: Also look whether the files that the study names exist.
+    Raises:
+        ConfigError: With every problem found.
+    """
+    problems: list[str] = []
+    content = _merge(dict(content), _from_environment(environment or {}, problems))
+    study = _validate(content, problems)
+    problems += _semantic_problems(content, check_files=check_files)
+    if problems or study is None:
+        raise ConfigError(source, problems)
+    return study
+
+
+def _from_environment(environment: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for name in sorted(n for n in environment if n.startswith(ENVIRONMENT_PREFIX)):
+        path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+        if path[0] not in StudyFile.model_fields:
+            problems.append(f"{name}: no section '{path[0]}'{suggest(path[0], list(StudyFile.model_fields))}")
+            continue
+        block: Any = yaml.safe_load(environment[name])
+        for key in reversed(path):
+            block = {key: block}
+        overrides = _merge(overrides, block)
+    return overrides
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(dict(merged[key]), value) if both else value
+    return merged
+
+
+def _validate(content: Mapping[str, Any], problems: list[str]) -> Study | None:
+    try:
+        return Study.model_validate(_plain(content))
+    except ValidationError as error:
+        problems += [_describe(item) for item in error.errors()]
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dicts; whole numbers stay usable where a float is wanted, `1e-4` becomes a number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _describe(item: Any) -> str:
+    place = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        *parents, key = item["loc"]
+        known = _known_keys(parents)
+        return f"{place}: unknown key{suggest(str(key), known)} (known: {', '.join(known)})"
+    if item["type"] == "missing":
+        return f"{place}: this key is needed"
+    got = item.get("input")
+    hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(got, str) and _is_number(got) else ""
+    return f"{place}: {item['msg']}, got {got!r}{hint}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _known_keys(parents: list[Any]) -> list[str]:
+    block: Any = StudyFile
+    for part in parents:
+        field = getattr(block, "model_fields", {}).get(part)
+        if field is not None:
+            block = _block_of(field.annotation)
+    return list(getattr(block, "model_fields", {}))
+
+
+def _block_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _block_of(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list[str]:
+    """Problems between keys and with the outside, looked for in every block that is valid by itself."""
+    problems: list[str] = []
+    datasets = _valid_blocks(content.get("datasets"), Dataset)
+    models = _valid_blocks(content.get("models"), Model)
+    for name, dataset in datasets.items():
+        problems += [f"datasets.{name}.{text}" for text in _dataset_problems(dataset, check_files)]
+    tasks = sorted({dataset.task for dataset in datasets.values() if dataset.task in TASKS})
+    for name, model in models.items():
+        problems += [f"models.{name}{text}" for text in _model_problems(name, model, check_files)]
+        problems += _training_problems(f"models.{name}.training", content.get("training"), model.training, tasks)
+    if not models:
+        problems += _training_problems("training", content.get("training"), {}, tasks)
+    problems += _protocol_problems(content.get("protocol"), datasets)
+    return problems
+
+
+def _valid_blocks(blocks: Any, kind: type[Any]) -> dict[str, Any]:
+    valid: dict[str, Any] = {}
+    for name, block in blocks.items() if isinstance(blocks, Mapping) else ():
+        try:
+            valid[str(name)] = kind.model_validate(_plain(block))
+        except ValidationError:
+            continue  # reported by _validate
+    return valid
+
+
+def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
+    problems = []
+    if dataset.format not in DATASETS.names():
+        problems.append(f"format: {_unknown(DATASETS, dataset.format)}")
+    if dataset.task not in TASKS:
+        problems.append(f"task: unknown task '{dataset.task}' (known: {', '.join(TASKS)})")
+    repeated = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
+    if repeated:
+        problems.append(f"classes: repeated {repeated}")
+    if dataset.format == "phantom":
+        unused = [key for key in ("csv", "root", "images", "columns", "delimiter", "encoding") if getattr(dataset, key)]
+        problems += [f"{key}: has no effect with format phantom; remove it" for key in unused]
+        if len(dataset.classes) != 5:
+            problems.append("classes: the phantom draws five grades, so name five classes")
+        return problems
+    if dataset.phantom is not None:
+        problems.append(f"phantom: has no effect with format {dataset.format}; remove it")
+    if dataset.columns is not None and dataset.format != "table":
+        problems.append(f"columns: has no effect with format {dataset.format}, whose columns are fixed; remove it")
+    if dataset.images is not None and dataset.format not in ("aptos", "eyepacs"):
+        problems.append(f"images: has no effect with format {dataset.format}; paths stand in the table")
+    if dataset.root is None or dataset.csv is None:
+        return [*problems, "root and csv: both are needed: the data folder and the table inside it"]
+    return problems + (_file_problems(dataset) if check_files else [])
+
+
+def _file_problems(dataset: Dataset) -> list[str]:
+    root = Path(str(dataset.root))
+    if not root.is_dir():
+        return [f"root: no folder '{root}' (from {Path.cwd()}); correct the path or fetch the data"]
+    if not (root / str(dataset.csv)).is_file():
+        return [f"csv: no file '{root / str(dataset.csv)}'"]
+    return []
+
+
+def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
+    problems = []
+    if name in RESERVED_MODEL_NAMES:
+        problems.append(f": the name '{name}' is taken by the product; choose another")
+    if model.architecture not in ARCHITECTURES.names():
+        return [*problems, f".architecture: {_unknown(ARCHITECTURES, model.architecture)}"]
+    architecture = ARCHITECTURES.get(model.architecture)
+    size = model.image_size or architecture.image_size
+    problems += [f".image_size: {text}" for text in architecture.size_problems(size)]
+    source = model.weights
+    if source in WEIGHT_SOURCES:
+        problems += [f".weights: {text}" for text in architecture.weight_problems(source)]
+    elif not source.startswith("file:"):
+        problems.append(f".weights: '{source}' is none of {', '.join(WEIGHT_SOURCES)}, file:<path>")
+    elif check_files and not Path(source[5:]).is_file():
+        problems.append(f".weights: no file '{source[5:]}'")
+    if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
+        problems.append(f".checkpoint: no file '{model.checkpoint}'")
+    if model.checkpoint is not None and model.training:
+        problems.append(".training: has no effect beside checkpoint; remove one of them")
+    return problems
+
+
+def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], tasks: list[str]) -> list[str]:
+    base = defaults if isinstance(defaults, Mapping) else {}
+    try:
+        training = Training.model_validate(_plain(_merge(dict(base), overrides)))
+    except ValidationError as error:
+        own = {key: value for key, value in overrides.items()}
+        return [
+            f"{place}.{_describe(item)}" if item["type"] != "extra_forbidden" else _unknown_training(place, item)
+            for item in error.errors()
+            if item["loc"] and item["loc"][0] in own
+        ]
+    problems = []
+    if training.loss is not None and training.loss not in LOSSES.names():
+        problems.append(f"{place}.loss: {_unknown(LOSSES, training.loss)}")
+    if training.freeze_epochs >= training.epochs:
+        problems.append(
+            f"{place}.freeze_epochs: {training.freeze_epochs} leaves none of {training.epochs} epochs to the backbone"
+        )
+    return problems + _early_stopping_problems(place, training, tasks)
+
+
+def _unknown_training(place: str, item: Any) -> str:
+    known = list(Training.model_fields)
+    key = str(item["loc"][-1])
+    return f"{place}.{key}: unknown key{suggest(key, known)} (known: {', '.join(known)})"
+
+
+def _early_stopping_problems(place: str, training: Training, tasks: list[str]) -> list[str]:
+    stopping, problems = training.early_stopping, []
+    for task in tasks:
+        metric = stopping.metric or TASKS[task].primary
+        known = [*TASKS[task].metrics, "loss"]
+        if metric not in known:
+            problems.append(
+                f"{place}.early_stopping.metric: unknown metric '{metric}' for task {task}{suggest(metric, known)}"
+                f" (known: {', '.join(known)})"
+            )
+        elif stopping.mode not in (None, metric_mode(metric)):
+            problems.append(f"{place}.early_stopping.mode: {metric} improves towards its {metric_mode(metric)}")
+    return problems
+
+
+def metric_mode(metric: str) -> str:
+    """Return "max" or "min": the direction in which a metric improves."""
+    return "max" if metric != "loss" and METRICS.get(metric).greater_is_better else "min"
+
+
+def _protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[str]:
+    if not isinstance(protocol, Mapping) or protocol.get("kind") != "given":
+        return []
+    problems = []
+    for name, dataset in datasets.items():
+        columns = dataset.columns
+        if dataset.format == "dr_folds" or (columns is not None and (columns.split or columns.fold)):
+            continue
+        problems.append(f"protocol.kind: 'given' needs split or fold columns, which datasets.{name} doesn't name")
+    return problems
+
+
+def _unknown(registry: Any, name: str) -> str:
+    known = registry.names()
+    return f"unknown {registry.kind} '{name}'{suggest(name, known)} (known: {', '.join(known)})"

@@ -1,0 +1,126 @@
+"""Source formats: what a reader gives, one reader per file of this folder.
+
+A reader only reads. Every check of a row (label, patient, file, path) happens in archbench.audit, so that all
+problems of a dataset are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+class DatasetError(ValueError):
+    """A dataset that can't be used; `audit` holds what was found, where the reading came that far."""
+
+    def __init__(self, message: str, *, audit: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.audit = audit
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as the source gives it; nothing is checked yet.
+
+    `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself marks
+    the row as invalid; `malformed` says why the row could not be read (wrong number of fields).
+    """
+
+    file: str
+    row: int
+    image: str
+    patient_id: str | None
+    label: str
+    split: str = ""
+    fold: str = ""
+    fault: str | None = None
+    malformed: str | None = None
+    lesions: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """All rows of a dataset, the folder that its image paths are relative to, and the name of its label."""
+
+    rows: tuple[RawRow, ...]
+    root: Path
+    label: str
+    notes: tuple[str, ...] = ()
+    phantom: bool = False
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """How many phantom patients to draw (two eyes each), how large (pixels), and from which seed."""
+
+    folder: Path
+    patients: int = 300
+    image_size: int = 160
+    seed: int = 0
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
+
+    `csv` and `images` (the folder of the images, where the format has one) are relative to `root`.
+    """
+
+    root: Path
+    csv: str | None = None
+    images: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
+    encoding: str | None = None
+    phantom: PhantomSettings | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A source format: `read` gives its rows."""
+
+    read: Callable[[SourceSettings], Source]
+    summary: str
+
+
+def clean_id(text: str) -> str:
+    """The identifier without blanks and without the `.0` of a float column ("123.0" is "123")."""
+    text = text.strip()
+    whole, dot, rest = text.partition(".")
+    return whole if dot and whole.isdigit() and rest and not rest.strip("0") else text
+
+
+def locate_image(root: Path, name: str, folders: tuple[str, ...] = ("",)) -> str:
+    """The image's path relative to `root`, found with or without its suffix; `name` itself if none exists."""
+    name = clean_id(name).replace("\\", "/")
+    if not name:
+        return name
+    suffixes = ("",) if name.lower().endswith(IMAGE_SUFFIXES) else ("", *IMAGE_SUFFIXES)
+    for folder in folders:
+        for suffix in suffixes:
+            candidate = f"{folder}/{name}{suffix}" if folder else f"{name}{suffix}"
+            if (root / candidate).is_file():
+                return candidate
+    return name
+
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_name(text: str) -> str | None:
+    """The part that a source's word means ("train", "val" or "test"), None if it means none of them."""
+    return SPLIT_WORDS.get(text.strip().lower())

@@ -1,0 +1,208 @@
+"""Grad-CAM pictures of random test cases, each explained by the fold's network that never saw it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from archbench.artifacts import MetricRecord, Predictions, atomic_path
+from archbench.cases import Cases
+from archbench.image_cache import ImageCache
+from archbench.images import to_cached_pixels
+from archbench.metrics.metric import softmax
+from archbench.models.building import NormalizedNetwork, cam_layer
+from archbench.models.weights import load_checkpoint
+from archbench.registry import ARCHITECTURES
+from archbench.statistics import wilson_interval
+
+PICTURE_SIDE = 320
+OVERLAY_WEIGHT = 0.45
+
+
+class ExplainError(RuntimeError):
+    """A heat map could not be computed; there is no substitute picture."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One explained case.
+
+    Attributes:
+        heatmap: Grad-CAM of the predicted class, float32 in 0..1, shape (S, S).
+        image: The network's input before normalisation, uint8, shape (S, S, 3).
+        cam_max_in_lesion: Whether the map's maximum lies in a planted lesion; None without lesions.
+        lesion_area: Share of the picture that lesions cover; None without lesions.
+    """
+
+    case_id: str
+    fold: int
+    true: int
+    predicted: int
+    probability: float
+    heatmap: np.ndarray
+    image: np.ndarray
+    cam_max_in_lesion: bool | None
+    lesion_area: float | None
+
+
+def choose_cases(predictions: Predictions, n: int, *, seed: int) -> Predictions:
+    """Return n random rows of the first seed's test part, the same cases for every model.
+
+    The validation part serves where the protocol has no test part.
+    """
+    rows = predictions.test if (predictions.split == "test").any() else predictions.val
+    rows = rows.select(rows.seed == rows.seed.min()).known()
+    order = np.argsort(rows.case_id, kind="stable")
+    chosen = np.random.default_rng(seed).choice(len(order), size=min(n, len(order)), replace=False)
+    return rows.select(order[np.sort(chosen)])
+
+
+def explain(
+    network: NormalizedNetwork,
+    checkpoints: Mapping[tuple[int, int], Path],
+    chosen: Predictions,
+    cases: Cases,
+    *,
+    device: torch.device,
+) -> list[Explanation]:
+    """Return a Grad-CAM of the predicted class for each chosen case.
+
+    Args:
+        checkpoints: Weights by (fold, seed).
+    Raises:
+        ExplainError: If a map is not finite or empty.
+    """
+    found: list[Explanation] = []
+    for fold in np.unique(chosen.fold).tolist():
+        rows = chosen.select(chosen.fold == fold)
+        load_checkpoint(network, checkpoints[(fold, int(rows.seed[0]))], device)
+        found += _explain_fold(network, rows, cases, fold=fold, device=device)
+        print(f"fold {fold}: {len(rows)} cases explained", file=sys.stderr, flush=True)
+    return found
+
+
+def _explain_fold(
+    network: NormalizedNetwork, rows: Predictions, cases: Cases, *, fold: int, device: torch.device
+) -> list[Explanation]:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    reshape = _tokens_to_grid(network) if ARCHITECTURES.get(network.architecture).tokens else None
+    cache_rows = cases.cache.rows(rows.case_id.tolist())
+    probabilities, found = softmax(rows.logits), []
+    with GradCAM(model=network, target_layers=[cam_layer(network)], reshape_transform=reshape) as cam:
+        for k, cache_row in enumerate(cache_rows.tolist()):
+            image = np.array(cases.cache.images[cache_row])
+            predicted = int(probabilities[k].argmax())
+            batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
+            heatmap = cam(input_tensor=batch, targets=[ClassifierOutputTarget(predicted)])[0]
+            _check_heatmap(heatmap, str(rows.case_id[k]), network.architecture)
+            inside, area = _lesion_hit(heatmap, cases.lesions.get(str(rows.case_id[k])), cases.cache, cache_row)
+            found.append(
+                Explanation(
+                    case_id=str(rows.case_id[k]),
+                    fold=fold,
+                    true=int(rows.y_true[k]),
+                    predicted=predicted,
+                    probability=float(probabilities[k, predicted]),
+                    heatmap=heatmap.astype(np.float32),
+                    image=image,
+                    cam_max_in_lesion=inside,
+                    lesion_area=area,
+                )
+            )
+    return found
+
+
+def _tokens_to_grid(network: NormalizedNetwork) -> Any:
+    prefix = int(network.network.num_prefix_tokens)  # type: ignore[arg-type]
+    height, width = network.network.patch_embed.grid_size  # type: ignore[union-attr, misc]
+
+    def reshape(tokens: torch.Tensor) -> torch.Tensor:
+        grid = tokens[:, prefix:].reshape(len(tokens), height, width, -1)  # type: ignore[has-type]
+        return grid.permute(0, 3, 1, 2)
+
+    return reshape
+
+
+def _check_heatmap(heatmap: np.ndarray, case: str, architecture: str) -> None:
+    """Refuse a map that is not finite; an all-zero one is legal: nothing spoke for the class."""
+    if not np.isfinite(heatmap).all():
+        raise ExplainError(f"the Grad-CAM of {case} is not finite ({architecture})")
+
+
+def _lesion_hit(
+    heatmap: np.ndarray, lesions: Sequence[Mapping[str, Any]] | None, cache: ImageCache, row: int
+) -> tuple[bool | None, float | None]:
+    """Return whether the map's maximum lies in a lesion, and the share of the picture that lesions cover.
+
+    The map is as coarse as the layer behind it: a lesion counts with half a cell of slack around it.
+    """
+    if not lesions:
+        return None, None
+    side = heatmap.shape[0]
+    points = np.array([[lesion["x"], lesion["y"]] for lesion in lesions], dtype=np.float64)
+    box = cache.geometry[row]
+    centres = to_cached_pixels(points, box=box, size=cache.size)
+    radii = np.array([lesion["radius"] for lesion in lesions]) * cache.size / max(box[2] - box[0], box[3] - box[1])
+    reach = np.maximum(radii, 0) + cache.size / 28
+    grid_y, grid_x = np.mgrid[0:side, 0:side] + 0.5
+    distance = np.hypot(grid_x[None] - centres[:, 0, None, None], grid_y[None] - centres[:, 1, None, None])
+    inside = (distance <= reach[:, None, None]).any(axis=0)
+    top = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
+    return bool(inside[top]) if heatmap.max() > 0 else False, float(inside.mean())
+
+
+def lesion_hit_record(explanations: Sequence[Explanation], *, confidence: float) -> dict[str, Any] | None:
+    """Return the share of CAM maxima inside a lesion, with a Wilson interval and what chance would give."""
+    hits = [item.cam_max_in_lesion for item in explanations if item.cam_max_in_lesion is not None]
+    if not hits:
+        return None
+    areas = [item.lesion_area for item in explanations if item.lesion_area is not None]
+    low, high = wilson_interval(sum(hits), len(hits), confidence=confidence)
+    value = sum(hits) / len(hits)
+    record = MetricRecord(
+        name="lesion_hit", value=value, low=low, high=high, n_cases=len(hits), n_patients=len(hits), reason=None
+    )
+    return {**record, "chance": math.fsum(areas) / len(areas)}
+
+
+def write_pictures(explanations: Sequence[Explanation], folder: Path) -> list[dict[str, str]]:
+    """Write original, heat map and overlay of each case as PNG; return their file names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for k, item in enumerate(explanations):
+        stem = f"{k:03d}"
+        original = _enlarge(item.image)
+        weight = cv2.resize(item.heatmap, original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        colours = cv2.applyColorMap(np.uint8(255 * np.clip(weight, 0, 1)), cv2.COLORMAP_VIRIDIS)  # type: ignore[call-overload]
+        heat = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+        overlay = cv2.addWeighted(original, 1 - OVERLAY_WEIGHT, heat, OVERLAY_WEIGHT, 0)
+        pictures = {"original": original, "heatmap": heat, "overlay": overlay}
+        files = {kind: f"{stem}_{kind}.png" for kind in pictures}
+        for kind, picture in pictures.items():
+            _write_png(folder / files[kind], picture)
+        names.append(files)
+    return names
+
+
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    if image.shape[0] >= PICTURE_SIDE:
+        return image
+    return cv2.resize(image, (PICTURE_SIDE, PICTURE_SIDE), interpolation=cv2.INTER_CUBIC)
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ExplainError(f"{path} could not be encoded")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())

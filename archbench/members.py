@@ -1,0 +1,93 @@
+"""The members of an ensemble side by side, and signs that they were put together wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from archbench.artifacts import Predictions
+from archbench.metrics.metric import Array, log_softmax
+
+MEMBER_SEPARATOR = " / "
+SUSPICIOUS_GAIN = 0.15
+
+
+def stack_members(members: Mapping[str, Predictions]) -> Predictions:
+    """Put the members' logits side by side: one row per case, fold, seed and part, M * K columns.
+
+    Args:
+        members: Prediction table of each model.
+    Raises:
+        ValueError: Naming the member whose classes, rows or targets differ from the first one's.
+    """
+    tables = {name: table.sorted() for name, table in members.items()}
+    (first, reference), *others = tables.items()
+    for name, table in others:
+        _check_aligned(name, table, first, reference)
+    classes = [
+        f"{name}{MEMBER_SEPARATOR}{label}" for name, table in tables.items() for label in table.classes
+    ]
+    logits = np.concatenate([table.logits for table in tables.values()], axis=1)
+    return replace(reference, logits=logits, classes=tuple(classes), metadata={})
+
+
+def _check_aligned(name: str, table: Predictions, first: str, reference: Predictions) -> None:
+    if table.classes != reference.classes:
+        order = "in another order" if set(table.classes) == set(reference.classes) else "that differ"
+        raise ValueError(
+            f"member '{name}' has classes {order}: {table.classes}, '{first}' has {reference.classes}"
+        )
+    if len(table) != len(reference):
+        raise ValueError(f"member '{name}' has {len(table)} rows, '{first}' has {len(reference)}")
+    for field in ("case_id", "patient_id", "split", "fold", "seed"):
+        differs = getattr(table, field) != getattr(reference, field)
+        if differs.any():
+            row = int(np.flatnonzero(differs)[0])
+            found, expected = getattr(table, field)[row], getattr(reference, field)[row]
+            raise ValueError(
+                f"member '{name}' differs from '{first}' in {int(differs.sum())} rows by {field}, "
+                f"first {found!r} where {expected!r} is expected: predict both on the same folds and seeds"
+            )
+    if not np.array_equal(table.targets, reference.targets, equal_nan=True):
+        raise ValueError(f"member '{name}' was predicted with other targets than '{first}'")
+
+
+def member_logits(stacked: Predictions, n_members: int) -> Array:
+    """Return the logits of a stacked table by member, shape (N, M, K)."""
+    return stacked.logits.reshape(len(stacked), n_members, -1)
+
+
+def base_log_probabilities(rows: Predictions, member: int, n_members: int) -> Array:
+    """Return the log probabilities of one member, shape (N, K)."""
+    return log_softmax(member_logits(rows, n_members)[:, member])
+
+
+def mean_log_probabilities(rows: Predictions, n_members: int) -> Array:
+    """Return the logarithm of the members' mean probability, shape (N, K), without a fit."""
+    each = log_softmax(member_logits(rows, n_members))
+    largest = each.max(axis=1, keepdims=True)
+    return (largest + np.log(np.exp(each - largest).mean(axis=1, keepdims=True)))[:, 0]
+
+
+def better_label_order(probabilities: Array, y_true: Array) -> list[int] | None:
+    """Return the class that each column really seems to mean, if that is far better than its own order.
+
+    Columns are matched to the true classes by correlation; a swap of neighbouring grades that look alike stays
+    below the threshold.
+
+    Args:
+        probabilities: Shape (N, K).
+        y_true: Class indices, shape (N,).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    truth = np.eye(probabilities.shape[1])[y_true]
+    centred = probabilities - probabilities.mean(axis=0), truth - truth.mean(axis=0)
+    norms = np.linalg.norm(centred[0], axis=0)[:, None] * np.linalg.norm(centred[1], axis=0)[None, :]
+    correlation = np.divide(centred[0].T @ centred[1], norms, out=np.zeros_like(norms), where=norms > 1e-12)
+    columns, meant = linear_sum_assignment(correlation, maximize=True)
+    gain = float(correlation[columns, meant].mean() - np.trace(correlation) / len(correlation))
+    noise = 3.0 / np.sqrt(len(y_true))
+    return meant.tolist() if gain > max(SUSPICIOUS_GAIN, noise) else None

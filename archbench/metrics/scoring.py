@@ -1,0 +1,206 @@
+"""A metric of one prediction table, as a point and for all resamples of the patients at once.
+
+Confusion and probability metrics pool the folds within a seed, since each case has exactly one
+prediction per seed. Rank metrics are computed per fold and seed and then averaged: scores of models
+from different folds are not comparable. Seeds are averaged last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from archbench.artifacts import Predictions
+from archbench.metrics.metric import Array, Metric, mean_defined, softmax
+
+MIN_PATIENTS_PER_SIDE = 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of one quantity.
+
+    Attributes:
+        points: One value per seed, shape (S,).
+        draws: One value per seed and resample, shape (S, B).
+    """
+
+    points: Array
+    draws: Array
+
+    @property
+    def point(self) -> float:
+        """Mean over the seeds; NaN if any seed has none."""
+        return float(self.points.mean())
+
+    @property
+    def mean_draws(self) -> Array:
+        """Mean over the seeds of each resample, shape (B,)."""
+        return self.draws.mean(axis=0)
+
+
+def check_single_predictions(predictions: Predictions) -> None:
+    """Refuse a table in which a case has more than one prediction of a seed, or a patient more than one fold.
+
+    Raises:
+        ValueError: With the first offenders by name.
+    """
+    pairs = np.stack([predictions.seed.astype(str), predictions.case_id.astype(str)])
+    unique, counts = np.unique(pairs, axis=1, return_counts=True)
+    if (counts > 1).any():
+        names = unique[1, counts > 1][:3].tolist()
+        raise ValueError(
+            f"cases with more than one prediction per seed: {names}; each case may be scored once"
+        )
+    placed = np.unique(np.stack([predictions.patient_id.astype(str), predictions.fold.astype(str)]), axis=1)
+    patients, counts = np.unique(placed[0], return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"patients scored in more than one fold: {patients[counts > 1][:3].tolist()}")
+
+
+def scored_rows(predictions: Predictions) -> Predictions:
+    """Return the rows that are reported: test rows, or validation rows where the protocol has no test part.
+
+    Rows with an unknown target are left out.
+
+    Raises:
+        ValueError: If nothing is left, or a case has several predictions of a seed.
+    """
+    rows = predictions.test if (predictions.split == "test").any() else predictions.val
+    rows = rows.known()
+    if len(rows) == 0:
+        raise ValueError("there are no test or validation rows with known targets to score")
+    check_single_predictions(rows)
+    return rows
+
+
+def frozen_questions(predictions: Predictions, metric: Metric) -> Array:
+    """Return which binary questions of a rank metric count, shape (Q,), from the targets alone.
+
+    A class counts with at least 10 patients that have it and 10 that have a case without it; the others are
+    shown descriptively.
+    """
+    assert metric.terms is not None
+    probabilities = np.full(predictions.logits.shape, 1.0 / predictions.logits.shape[1])
+    _, positive = metric.terms(probabilities, predictions.y_true)
+    sides = [
+        (len(np.unique(predictions.patient_id[mask])), len(np.unique(predictions.patient_id[~mask])))
+        for mask in positive
+    ]
+    return np.array([min(side) >= MIN_PATIENTS_PER_SIDE for side in sides])
+
+
+def parts(predictions: Predictions) -> Iterator[tuple[int, int, Predictions]]:
+    """Yield (seed, fold, rows) in ascending order."""
+    for seed in np.unique(predictions.seed):
+        for fold in np.unique(predictions.fold):
+            yield (
+                int(seed),
+                int(fold),
+                predictions.select((predictions.seed == seed) & (predictions.fold == fold)),
+            )
+
+
+def patient_rows(predictions: Predictions, patients: Array) -> Array:
+    """Return the index of each row's patient in the sorted `patients`, shape (N,).
+
+    Raises:
+        ValueError: If a patient has no weight.
+    """
+    rows = np.searchsorted(patients, predictions.patient_id)
+    rows = np.minimum(rows, len(patients) - 1)
+    missing = patients[rows] != predictions.patient_id
+    if missing.any():
+        raise ValueError(
+            f"patients without weights: {np.unique(predictions.patient_id[missing])[:3].tolist()}"
+        )
+    return rows
+
+
+def _with_point(weights: Array) -> Array:
+    """Put the unweighted sample (all ones) before the draws: (B, P) -> (P, 1 + B)."""
+    return np.concatenate([np.ones((1, weights.shape[1])), weights]).T
+
+
+def summed_terms(terms: Array, rows: Array, weights: Array) -> Array:
+    """Return weighted sums over cases, (T, N) and (P, 1 + B) -> (T, 1 + B): first by patient, then one product."""
+    by_patient = np.stack([np.bincount(rows, weights=term, minlength=len(weights)) for term in terms])
+    return by_patient @ weights
+
+
+def confusion_draws(predictions: Predictions, patients: Array, weights: Array) -> Array:
+    """Return the confusion matrix of each seed and resample, shape (S, 1 + B, K, K); index 0 is the sample itself.
+
+    Args:
+        patients: Sorted patient names, shape (P,).
+        weights: Patient counts of each resample, shape (B, P).
+    """
+    n_classes, columns = predictions.logits.shape[1], _with_point(weights)
+    matrices = []
+    for seed in np.unique(predictions.seed):
+        rows = predictions.select(predictions.seed == seed)
+        cells = rows.y_true * n_classes + rows.logits.argmax(axis=1)
+        index = cells * len(patients) + patient_rows(rows, patients)
+        counts = np.bincount(index, minlength=n_classes**2 * len(patients)).reshape(n_classes**2, -1)
+        matrices.append((counts.astype(np.float64) @ columns).T.reshape(-1, n_classes, n_classes))
+    return np.stack(matrices)
+
+
+def rank_draws(predictions: Predictions, metric: Metric, patients: Array, weights: Array) -> Array:
+    """Return a rank metric per seed, fold, question and resample, shape (S, F, Q, 1 + B); NaN where undefined."""
+    assert metric.terms is not None
+    columns, values = _with_point(weights), []
+    for _, _, rows in parts(predictions):
+        index = patient_rows(rows, patients)
+        scores, positives = metric.terms(softmax(rows.logits), rows.y_true)
+        values.append(
+            [
+                metric.function(score, positive, columns, index)
+                for score, positive in zip(scores, positives, strict=True)
+            ]
+        )
+    shape = (len(np.unique(predictions.seed)), len(np.unique(predictions.fold)), -1, columns.shape[1])
+    return np.array(values).reshape(shape)
+
+
+def question_scores(ranks: Array) -> list[Scores]:
+    """Average the folds in which a question is defined: (S, F, Q, 1 + B) -> one Scores per question."""
+    by_question = mean_defined(ranks, axis=1)
+    return [Scores(points=values[:, 0], draws=values[:, 1:]) for values in by_question.transpose(1, 0, 2)]
+
+
+def macro_scores(ranks: Array, questions: Array) -> Scores:
+    """Average the frozen questions of `question_scores`; NaN without any, or where one is undefined in all folds."""
+    by_question = mean_defined(ranks, axis=1)[:, questions]
+    shape = (by_question.shape[0], by_question.shape[2])
+    values = by_question.mean(axis=1) if questions.any() else np.full(shape, np.nan)
+    return Scores(points=values[:, 0], draws=values[:, 1:])
+
+
+def score(
+    predictions: Predictions, metric: Metric, patients: Array, weights: Array, questions: Array | None = None
+) -> Scores:
+    """Return a metric per seed, as points and for every resample.
+
+    Args:
+        predictions: Known targets, one row per case and seed.
+        patients: Sorted patient names, shape (P,).
+        weights: Patient counts of each resample, shape (B, P).
+        questions: Frozen questions of a rank metric, shape (Q,); None finds them in `predictions`.
+    """
+    if metric.kind == "rank":
+        frozen = frozen_questions(predictions, metric) if questions is None else questions
+        return macro_scores(rank_draws(predictions, metric, patients, weights), frozen)
+    if metric.kind == "confusion":
+        values = metric.function(confusion_draws(predictions, patients, weights))
+        return Scores(points=values[:, 0], draws=values[:, 1:])
+    assert metric.terms is not None
+    columns, by_seed = _with_point(weights), []
+    for seed in np.unique(predictions.seed):
+        rows = predictions.select(predictions.seed == seed)
+        terms = metric.terms(softmax(rows.logits), rows.y_true)
+        by_seed.append(metric.function(summed_terms(terms, patient_rows(rows, patients), columns)))
+    values = np.stack(by_seed)
+    return Scores(points=values[:, 0], draws=values[:, 1:])

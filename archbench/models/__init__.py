@@ -1,0 +1,1 @@
+"""Architectures by name, one family per file; `archbench.models.building` makes networks of them."""

@@ -1,0 +1,98 @@
+"""Networks from architecture names: build, normalisation, head, Grad-CAM layer."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from archbench.models.architecture import HALF_MEAN_STD, IMAGENET_MEAN_STD, Architecture
+from archbench.registry import ARCHITECTURES
+
+NORMALIZATIONS = {"imagenet": IMAGENET_MEAN_STD, "half": HALF_MEAN_STD}
+
+
+class NormalizedNetwork(nn.Module):
+    """A network that takes uint8 pixels: scaling and normalisation are its first step.
+
+    Attributes:
+        network: The network itself; its input is normalised float32 (B, 3, H, W).
+        image_size: The only input size that it accepts, pixels.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, *, normalization: str, architecture: str, image_size: int) -> None:
+        super().__init__()
+        entry: Architecture = ARCHITECTURES.get(architecture)
+        mean, std = NORMALIZATIONS.get(normalization, entry.mean_std)
+        self.network = network
+        self.image_size = image_size
+        self.architecture = architecture
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn pixels 0-255, shape (B, 3, H, W), into the network's input."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) of pixels 0-255, shape (B, 3, image_size, image_size)."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(f"built for {self.image_size} px, got images of shape {tuple(images.shape)}")
+        logits: torch.Tensor = self.network(self.normalize(images))
+        return logits
+
+
+def build_network(
+    architecture: str, *, num_classes: int, image_size: int, dropout: float = 0.0, normalization: str = "auto"
+) -> NormalizedNetwork:
+    """Return a network with random weights for exactly this input size.
+
+    Raises:
+        UnknownName: If no architecture has this name.
+        ValueError: If the architecture can't take this input size.
+    """
+    entry: Architecture = ARCHITECTURES.get(architecture)
+    problems = entry.size_problems(image_size)
+    if problems:
+        raise ValueError(f"{architecture}: {problems[0]}")
+    network = entry.build(num_classes=num_classes, image_size=image_size, dropout=dropout)
+    return NormalizedNetwork(network, normalization=normalization, architecture=architecture, image_size=image_size)
+
+
+def head_name(network: NormalizedNetwork) -> str:
+    """Return the prefix of the last layer's parameters."""
+    return str(ARCHITECTURES.get(network.architecture).head)
+
+
+def head_parameters(network: NormalizedNetwork) -> list[nn.Parameter]:
+    """Return the parameters of the last layer."""
+    prefix = head_name(network) + "."
+    found = [p for name, p in network.network.named_parameters() if name.startswith(prefix)]
+    if not found:
+        raise ValueError(f"{network.architecture}: no parameter starts with '{prefix}'")
+    return found
+
+
+def set_training_mode(network: NormalizedNetwork, *, backbone: bool) -> None:
+    """Put the network into training mode; a backbone at rest has no gradients and fixed statistics."""
+    network.train(backbone)
+    head = {id(p) for p in head_parameters(network)}
+    for parameter in network.network.parameters():
+        parameter.requires_grad = backbone or id(parameter) in head
+
+
+def cam_layer(network: NormalizedNetwork) -> nn.Module:
+    """Return the layer whose output Grad-CAM weighs."""
+    layer: nn.Module = network.network
+    for part in ARCHITECTURES.get(network.architecture).cam_layer.split("."):
+        layer = list(layer.children())[int(part)] if re.fullmatch(r"-?\d+", part) else getattr(layer, part)
+    return layer
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,44 @@
+"""`custom1`: a plain five-layer CNN of about one million parameters, the baseline to beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archbench.models.architecture import HALF_MEAN_STD, Architecture
+from archbench.registry import ARCHITECTURES
+
+if TYPE_CHECKING:
+    import torch
+
+CHANNELS = (32, 64, 128, 192, 320)
+
+
+def build_custom1(*, num_classes: int, image_size: int, dropout: float) -> torch.nn.Module:
+    """Return five blocks of convolution, batch norm, ReLU and pooling, then a linear head."""
+    from torch import nn
+
+    def block(c_in: int, c_out: int) -> nn.Sequential:
+        convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2))
+
+    widths = (3, *CHANNELS)
+    network = nn.Sequential()
+    network.add_module("features", nn.Sequential(*[block(a, b) for a, b in zip(widths, CHANNELS, strict=False)]))
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("dropout", nn.Dropout(dropout))
+    network.add_module("head", nn.Linear(CHANNELS[-1], num_classes))
+    return network
+
+
+ARCHITECTURES.register(
+    "custom1",
+    Architecture(
+        build=build_custom1,
+        image_size=224,
+        mean_std=HALF_MEAN_STD,
+        head="head",
+        cam_layer="features.-1",
+        paper="none; the baseline of this product",
+    ),
+)

@@ -1,0 +1,191 @@
+"""Rows that something may be fitted on: predictions of cases by models that never trained on their patients.
+
+What is fitted for a case never saw that case's patient. Functions that fit take an `OutOfFold`, not a
+prediction table, and ask it for the rows of *other* patients; in-sample rows can't get in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from archbench.artifacts import Predictions
+from archbench.metrics.scoring import check_single_predictions
+
+PATIENT_GROUPS = 5
+
+
+class LeakError(ValueError):
+    """Something would be fitted on rows of the patients it is applied to, or on training rows."""
+
+
+def check_disjoint(fit: Predictions, applied: Predictions) -> None:
+    """Refuse rows to fit on that share a patient with the rows to apply to.
+
+    Raises:
+        LeakError: With the shared patients.
+    """
+    shared = np.intersect1d(fit.patient_id, applied.patient_id)
+    if len(shared):
+        raise LeakError(
+            f"{len(shared)} patients are among the rows to fit on and the rows to apply to: {shared[:3].tolist()}; "
+            "fit on the out-of-fold rows of other patients"
+        )
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Out-of-fold rows, and the groups of patients that keep fitting and applying apart.
+
+    Make one with `out_of_fold` (cross-validation) or `from_validation` (one split).
+
+    Attributes:
+        rows: Predictions with known targets, each case once per seed.
+        group: Group of each row, shape (N,): its fold, or a group of patients within one validation part.
+        crossed: Rows and cases to apply to are the same table, group against groups (cross-validation);
+            otherwise what is fitted on the rows is applied to another part.
+    """
+
+    rows: Predictions
+    group: np.ndarray
+    crossed: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, Predictions):
+            raise TypeError(f"out-of-fold rows are Predictions, got {type(self.rows).__name__}")
+        if (self.rows.split == "train").any():
+            raise LeakError("training rows are in-sample: nothing may be fitted on them")
+        if np.isnan(self.rows.targets).any():
+            raise ValueError("out-of-fold rows need known targets")
+        if len(self.group) != len(self.rows):
+            raise ValueError(f"{len(self.group)} groups for {len(self.rows)} rows")
+        check_single_predictions(self.rows)
+        placed = np.unique(
+            np.stack([self.rows.patient_id.astype(str), np.asarray(self.group).astype(str)]), axis=1
+        )
+        patients, counts = np.unique(placed[0], return_counts=True)
+        if (counts > 1).any():
+            raise LeakError(f"patients in more than one group: {patients[counts > 1][:3].tolist()}")
+
+    @property
+    def described(self) -> str:
+        """What the rows are, for reports."""
+        return "out-of-fold test rows" if self.crossed else "validation rows"
+
+    @property
+    def groups(self) -> list[int]:
+        """The groups, ascending."""
+        return [int(group) for group in np.unique(self.group)]
+
+    def of(self, group: int) -> Predictions:
+        """The rows of one group: what a fit on the other groups may be applied to."""
+        return self.rows.select(self.group == group)
+
+    def fit_rows_for(self, group: int) -> Predictions:
+        """The rows of all other groups.
+
+        Raises:
+            LeakError: If a patient of the group is among them.
+            ValueError: If the group is unknown or there is no other one.
+        """
+        if group not in self.groups:
+            raise ValueError(f"no group {group} among the out-of-fold rows (groups: {self.groups})")
+        fit = self.rows.select(self.group != group)
+        if len(fit) == 0:
+            raise ValueError(f"group {group} is the only one: there are no rows of other patients to fit on")
+        check_disjoint(fit, self.of(group))
+        return fit
+
+    def without(self, group: int) -> OutOfFold:
+        """The other groups, to choose and fit for this one; regrouped by patient where fewer than two remain."""
+        rows, groups = self.fit_rows_for(group), self.group[self.group != group]
+        if len(np.unique(groups)) < 2:
+            groups = patient_groups(rows)
+        return OutOfFold(rows=rows, group=groups, crossed=self.crossed)
+
+
+def out_of_fold(predictions: Predictions) -> OutOfFold:
+    """Tag the test rows of a cross-validation: each was predicted by the model that left its fold out.
+
+    Raises:
+        LeakError: If there are training rows, or a patient in two folds.
+        ValueError: If there are fewer than two folds, or a case has two predictions of a seed.
+    """
+    _refuse_train(predictions)
+    rows = predictions.test.known()
+    folds = np.unique(rows.fold)
+    if len(folds) < 2:
+        raise ValueError(
+            f"out-of-fold rows need at least two test folds, found {folds.tolist()}; use from_validation"
+        )
+    return OutOfFold(rows=rows, group=rows.fold, crossed=True)
+
+
+def from_validation(predictions: Predictions) -> OutOfFold:
+    """Tag the validation rows of a single split, to fit what is applied to its test rows.
+
+    Patients are dealt to groups, so that choices among candidates can be cross-fitted within the part.
+
+    Raises:
+        LeakError: If a patient is in both parts.
+        ValueError: If there are no validation rows with known targets.
+    """
+    _refuse_train(predictions)
+    rows = predictions.val.known()
+    if len(rows) == 0:
+        raise ValueError("there are no validation rows with known targets to fit on")
+    check_disjoint(rows, predictions.test)
+    return OutOfFold(rows=rows, group=patient_groups(rows), crossed=False)
+
+
+def fitting_problem(predictions: Predictions) -> str | None:
+    """Say why nothing can be fitted out of fold, or None where it can."""
+    test = predictions.test.known()
+    if len(test) == 0:
+        return "the protocol has no test part, so nothing can be fitted on rows of other patients"
+    if len(np.unique(test.fold)) < 2 and len(predictions.val.known()) == 0:
+        return "a single test fold and no validation rows: there are no rows of other patients to fit on"
+    return None
+
+
+def fitting_source(predictions: Predictions) -> OutOfFold:
+    """Tag what may be fitted on: test rows of other folds, or the validation rows of a single split."""
+    problem = fitting_problem(predictions)
+    if problem is not None:
+        raise ValueError(problem)
+    crossed = len(np.unique(predictions.test.known().fold)) > 1
+    return out_of_fold(predictions) if crossed else from_validation(predictions)
+
+
+def source_rows(source: OutOfFold, *, applied: Predictions) -> Predictions:
+    """Return the rows to fit on: the gate that every fitting function goes through.
+
+    Raises:
+        TypeError: If `source` is not an OutOfFold, so that in-sample tables can't get in.
+        LeakError: If a patient of `applied` is among its rows.
+    """
+    if not isinstance(source, OutOfFold):
+        raise TypeError(f"what is fitted takes OutOfFold rows, got {type(source).__name__}")
+    check_disjoint(source.rows, applied)
+    return source.rows
+
+
+def patient_groups(predictions: Predictions) -> np.ndarray:
+    """Deal patients to at most 5 groups, balanced by their worst class; depends on names and targets only.
+
+    Returns:
+        Group of each row, shape (N,).
+    """
+    patients, inverse = np.unique(predictions.patient_id, return_inverse=True)
+    worst = np.full(len(patients), -1)
+    np.maximum.at(worst, inverse, predictions.y_true)
+    dealt = np.lexsort((patients, worst))
+    group_of = np.empty(len(patients), dtype=np.int64)
+    group_of[dealt] = np.arange(len(patients)) % min(PATIENT_GROUPS, len(patients))
+    return group_of[inverse]
+
+
+def _refuse_train(predictions: Predictions) -> None:
+    if (predictions.split == "train").any():
+        raise LeakError("training rows are in-sample: nothing may be fitted on them")

@@ -1,0 +1,89 @@
+"""Named components, found by name and listed when the name is unknown.
+
+A component registers itself with one top-level statement in its own module:
+
+    METRICS.register("qwk", Metric(...))
+
+The first argument is a string constant, because `archbench.fingerprint` cuts a module into what
+one component needs by these statements: adding a component changes no other component's hash.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(ValueError):
+    """A name that no component carries; the message lists those that exist."""
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Return "; did you mean 'x'?" for a near miss, else an empty string."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+class Registry(Generic[T]):
+    """Components of one kind, discovered in the modules of one package on first use."""
+
+    def __init__(self, kind: str, package: str, *, skip: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.package = package
+        self.skip = skip  # modules that register nothing and may import torch
+        self._items: dict[str, T] = {}
+        self._modules: dict[str, str] = {}
+        self._discovered = False
+
+    def register(self, name: str, item: T) -> T:
+        """Add a component under a name that is still free."""
+        module = getattr(item, "__module__", None)
+        caller = _registering_module()
+        if name in self._items:
+            raise ValueError(f"{self.kind} '{name}' is registered twice: {self._modules[name]} and {caller}")
+        self._items[name] = item
+        self._modules[name] = caller or str(module)
+        return item
+
+    def get(self, name: str) -> T:
+        """Return the component; an unknown name raises UnknownName with the known names."""
+        self._discover()
+        if name not in self._items:
+            known = self.names()
+            raise UnknownName(f"unknown {self.kind} '{name}'{suggest(name, known)} (known: {', '.join(known)})")
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+        self._discover()
+        return sorted(self._items)
+
+    def module(self, name: str) -> str:
+        """Return the dotted name of the module that registered a component."""
+        self.get(name)
+        return self._modules[name]
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        package = importlib.import_module(self.package)
+        for info in pkgutil.iter_modules(package.__path__):
+            if info.name not in self.skip:
+                importlib.import_module(f"{self.package}.{info.name}")
+        self._discovered = True
+
+
+def _registering_module() -> str:
+    import sys
+
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
+
+
+ARCHITECTURES: Registry[Any] = Registry("architecture", "archbench.models", skip=("building", "weights"))
+DATASETS: Registry[Any] = Registry("dataset format", "archbench.datasets")
+LOSSES: Registry[Any] = Registry("loss", "archbench.losses")
+METRICS: Registry[Any] = Registry("metric", "archbench.metrics")

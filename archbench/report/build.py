@@ -1,0 +1,88 @@
+"""Write the whole report of a study: tables, results.json, figures and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from archbench.artifacts import write_json, write_text
+from archbench.report.collect import StudyResult, collect_study
+from archbench.report.figures import Panel, write_sheet
+from archbench.report.page import DatasetPanels, dataset_panels, render_page
+from archbench.report.pictures import write_cam_sheet
+from archbench.report.results import results_document
+from archbench.report.tables import result_rows, to_csv, to_latex, to_text
+
+
+class IncompleteStudyError(ValueError):
+    """A model has no result, and the caller did not ask for a partial report."""
+
+
+def write_report(
+    *,
+    configuration: dict[str, Any],
+    results: Path,
+    output: Path,
+    logs: Path | None = None,
+    partial: bool = False,
+    code: str = "",
+) -> StudyResult:
+    """Write every output of the report below `output`.
+
+    Args:
+        configuration: The study file as plain values.
+        results: Folder of the study's artifacts, `results/<study>`.
+        output: Folder to write to; usually the same.
+        logs: Folder of the job logs, for the end of the log of a failed model.
+        partial: Go on although a model has no result, and list it as failed.
+        code: Fingerprint of the report's code.
+    Returns:
+        The study that was reported.
+    Raises:
+        IncompleteStudyError: If a model has no result and `partial` is false.
+    """
+    study = collect_study(configuration=configuration, results=results, logs=logs, code=code)
+    if study.failed and not partial:
+        names = ", ".join(f"{dataset}/{model}" for dataset, model in study.failed)
+        raise IncompleteStudyError(f"no result of {names}: run the study again, or report what there is with --partial")
+    panels = [dataset_panels(dataset) for dataset in study.datasets]
+    write_text(output / "results_table.csv", to_csv(result_rows(study)))
+    write_text(output / "results_table.txt", to_text(study))
+    write_text(output / "results_table.tex", to_latex(study))
+    write_json(output / "results.json", results_document(study))
+    write_figures(study, panels, output)
+    write_text(output / "report.html", render_page(study, panels))
+    return study
+
+
+def write_figures(study: StudyResult, panels: list[DatasetPanels], output: Path) -> None:
+    """Write the figure files: each subject as SVG with all datasets side by side."""
+    figures = output / "figures"
+    several = len(study.datasets) > 1
+    sheets = {
+        "class_distribution": 2,
+        "roc_curves": 3,
+        "precision_recall_curves": 3,
+        "training_curves": 3,
+        "reliability": 3,
+        "accuracy_against_latency": 1,
+    }
+    sources = {"roc_curves": "roc", "precision_recall_curves": "precision_recall", "training_curves": "training"}
+    sources["accuracy_against_latency"] = "pareto"
+    for name, columns in sheets.items():
+        chosen = _gather(study, panels, sources.get(name, name), several)
+        write_sheet(chosen, [figures / f"{name}.svg"], columns=columns)
+    confusion = _gather(study, panels, "confusion", several)
+    write_sheet(confusion, [output / "confusion_matrices.png", figures / "confusion_matrices.svg"])
+    write_cam_sheet(study.datasets, figures / "cam_sheet.png")
+
+
+def _gather(study: StudyResult, panels: list[DatasetPanels], subject: str, several: bool) -> list[Panel]:
+    """The panels of a subject over all datasets, titles saying which and whether phantom."""
+    found = []
+    for dataset, of in zip(study.datasets, panels, strict=True):
+        for panel in getattr(of, subject):
+            title = f"{dataset.name}: {panel.title}" if several else panel.title
+            mark = " (phantom data)" if dataset.phantom else ""
+            found.append(Panel(title + mark, panel.alt, panel.draw, panel.width, panel.height))
+    return found

@@ -1,0 +1,310 @@
+"""Read the artifacts of a study into one typed structure.
+
+Absence is information here: what is missing is noted with the reason, so that the report can
+say it, and nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archbench.artifacts import ArtifactError, read_json, read_table
+from archbench.report.logs import LogTail, find_failure_log
+
+ENSEMBLE = "ensemble"
+FINISHED, INCOMPLETE, FAILED, PENDING = "complete", "incomplete", "failed", "pending"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training job: its settings and its history, either of which may be missing."""
+
+    fold: int
+    seed: int
+    settings: dict[str, Any] | None
+    history: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What is known about one model (or the ensemble) on one dataset.
+
+    Attributes:
+        status: complete, incomplete (metrics exist, something else is missing) or failed.
+        missing: What is missing -> why.
+        log: The end of the log of the job that failed, if one was found.
+    """
+
+    name: str
+    folder: Path
+    status: str
+    entry: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    export: dict[str, Any] | None = None
+    gradcam: dict[str, Any] | None = None
+    decision: dict[str, Any] | None = None
+    runs: tuple[Run, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    log: LogTail | None = None
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether this is the ensemble and not a trained model."""
+        return self.name == ENSEMBLE
+
+    def record(self, metric: str) -> dict[str, Any] | None:
+        """The record of a metric, or None if it was not computed for this model."""
+        return (self.metrics or {}).get("metrics", {}).get(metric)
+
+    def settings(self, key: str) -> list[Any]:
+        """The values of a key of settings.json over the runs that have it."""
+        return [run.settings[key] for run in self.runs if run.settings and run.settings.get(key) is not None]
+
+
+@dataclass(frozen=True)
+class DatasetResult:
+    """What is known about one dataset of the study; models in the order of the study file."""
+
+    name: str
+    entry: dict[str, Any]
+    models: tuple[ModelResult, ...]
+    audit: dict[str, Any] | None
+    comparison: dict[str, Any] | None
+    timing: dict[str, Any] | None
+    same_cases: bool
+    confidence: float
+    missing: dict[str, str]
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the data were drawn, not measured."""
+        if self.audit is not None and "phantom" in self.audit:
+            return bool(self.audit["phantom"])
+        return self.entry.get("format") == "phantom"
+
+    @property
+    def evaluated(self) -> tuple[ModelResult, ...]:
+        """The models that have metrics."""
+        return tuple(model for model in self.models if model.metrics is not None)
+
+    @property
+    def failed(self) -> tuple[ModelResult, ...]:
+        """The models that have no metrics."""
+        return tuple(model for model in self.models if model.metrics is None)
+
+    @property
+    def ensemble(self) -> ModelResult | None:
+        """The ensemble, if there is one."""
+        return next((model for model in self.models if model.is_ensemble), None)
+
+    @property
+    def primary(self) -> str:
+        """The name of the metric that ranks the models."""
+        for source in (self.comparison, *(model.metrics for model in self.evaluated)):
+            if source and source.get("primary"):
+                return str(source["primary"])
+        return "qwk" if self.entry.get("task") == "ordinal" else "auroc_macro"
+
+    def find(self, name: str | None) -> ModelResult | None:
+        """The model of that name, if it belongs to the dataset."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def latency(self, model: str, runtime: str = "onnxruntime", batch_size: int = 1) -> dict[str, Any] | None:
+        """The timing of a model with one runtime and batch size, if it was measured."""
+        for row in (self.timing or {}).get("results", []):
+            if (row["model"], row["runtime"], row["batch_size"]) == (model, runtime, batch_size):
+                return dict(row)
+        return None
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study as its artifacts show it."""
+
+    name: str
+    configuration: dict[str, Any]
+    folder: Path
+    datasets: tuple[DatasetResult, ...]
+    code: str
+
+    @property
+    def phantom(self) -> bool:
+        """Whether any dataset of the study was drawn."""
+        return any(dataset.phantom for dataset in self.datasets)
+
+    @property
+    def failed(self) -> tuple[tuple[str, str], ...]:
+        """(dataset, model) of all that have no metrics."""
+        return tuple((d.name, m.name) for d in self.datasets for m in d.failed)
+
+
+def collect_study(
+    *, configuration: Mapping[str, Any], results: Path, logs: Path | None = None, code: str = ""
+) -> StudyResult:
+    """Read all artifacts of a study.
+
+    Args:
+        configuration: The study file as plain values.
+        results: The folder of the study, `results/<study>`.
+        logs: Folder that holds one log per job; searched for the logs of failed jobs.
+        code: Fingerprint of the report's code.
+    Returns:
+        The study. Missing or damaged files are noted, never raised.
+    """
+    config = dict(configuration)
+    datasets = tuple(
+        _collect_dataset(name, dict(entry), config, results / name, logs)
+        for name, entry in config.get("datasets", {}).items()
+    )
+    return StudyResult(
+        name=str(config.get("study", results.name)),
+        configuration=config,
+        folder=results,
+        datasets=datasets,
+        code=code,
+    )
+
+
+def _collect_dataset(
+    name: str, entry: dict[str, Any], config: dict[str, Any], folder: Path, logs: Path | None
+) -> DatasetResult:
+    missing: dict[str, str] = {}
+    audit = _read_optional(folder / "data" / "audit.json", "audit", missing)
+    timing = _read_optional(folder / "timing.json", "timing", missing)
+    comparison = _read_optional(folder / "comparison.json", "comparison", missing)
+    models = [
+        _collect_model(model, dict(values or {}), config, folder, timing, logs)
+        for model, values in config.get("models", {}).items()
+    ]
+    if _expects_ensemble(config, folder):
+        models.append(_collect_ensemble(folder, config, logs, n_base=sum(m.metrics is not None for m in models)))
+    return DatasetResult(
+        name=name,
+        entry=entry,
+        models=tuple(models),
+        audit=audit,
+        comparison=comparison,
+        timing=timing,
+        same_cases=_same_cases(folder / "data" / "folds.parquet"),
+        confidence=float((config.get("evaluation") or {}).get("confidence") or 0.95),
+        missing=missing,
+    )
+
+
+def _collect_model(
+    name: str,
+    entry: dict[str, Any],
+    config: dict[str, Any],
+    dataset_folder: Path,
+    timing: dict[str, Any] | None,
+    logs: Path | None,
+) -> ModelResult:
+    folder, missing = dataset_folder / name, {}
+    metrics = _read_optional(folder / "metrics.json", "metrics", missing)
+    calibration = _read_optional(folder / "calibration.json", "calibration", missing)
+    export = _read_optional(folder / "export.json", "export", missing)
+    gradcam = None
+    if (config.get("explain") or {}).get("cases", 1):
+        gradcam = _read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
+    if timing is None or not any(row["model"] == name for row in timing.get("results", [])):
+        missing["timing"] = "not timed"
+    status = FAILED if metrics is None else (INCOMPLETE if missing else FINISHED)
+    log = find_failure_log(logs, dataset_folder, name) if missing else None
+    return ModelResult(
+        name=name,
+        folder=folder,
+        status=status,
+        entry=entry,
+        metrics=metrics,
+        calibration=calibration,
+        export=export,
+        gradcam=gradcam,
+        runs=_collect_runs(folder),
+        missing=missing,
+        log=log,
+    )
+
+
+def _expects_ensemble(config: dict[str, Any], folder: Path) -> bool:
+    if (folder / ENSEMBLE / "metrics.json").exists():
+        return True
+    candidates = (config.get("ensemble") or {}).get("candidates")
+    return bool(candidates) and len(config.get("models", {})) >= 2
+
+
+def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], logs: Path | None, *, n_base: int) -> ModelResult:
+    folder, missing = dataset_folder / ENSEMBLE, {}
+    metrics = _read_optional(folder / "metrics.json", "metrics", missing)
+    calibration = _read_optional(folder / "calibration.json", "calibration", missing)
+    decision = _read_optional(folder / "decision.json", "decision", missing)
+    if metrics is None and n_base < 2:
+        missing["metrics"] = f"an ensemble needs two evaluated models, there are {n_base}"
+    return ModelResult(
+        name=ENSEMBLE,
+        folder=folder,
+        status=FAILED if metrics is None else (INCOMPLETE if missing else FINISHED),
+        entry={"architecture": "", "candidates": (config.get("ensemble") or {}).get("candidates", [])},
+        metrics=metrics,
+        calibration=calibration,
+        decision=decision,
+        missing=missing,
+        log=find_failure_log(logs, dataset_folder, ENSEMBLE) if metrics is None else None,
+    )
+
+
+def _collect_runs(folder: Path) -> tuple[Run, ...]:
+    runs = []
+    for path in folder.glob("fold*-seed*"):
+        fold, _, seed = path.name.removeprefix("fold").partition("-seed")
+        if not (fold.isdigit() and seed.isdigit()):
+            continue
+        settings = _read_optional(path / "settings.json", "settings", {})
+        runs.append(Run(int(fold), int(seed), settings, read_history(path / "history.csv")))
+    return tuple(sorted(runs, key=lambda run: (run.seed, run.fold)))
+
+
+def read_history(path: Path) -> dict[str, list[float | None]]:
+    """Read a training history: column -> values; empty cells are None, a missing file is {}."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [_number(row.get(key)) for row in rows] for key in (rows[0] if rows else {})}
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value == value else None
+
+
+def _same_cases(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        _, metadata = read_table(path)
+    except ArtifactError:
+        return False
+    return bool(metadata.get("selected_and_reported_on_same_cases"))
+
+
+def _read_optional(path: Path, what: str, missing: dict[str, str]) -> dict[str, Any] | None:
+    if not path.exists():
+        missing[what] = f"{path.name} was not written"
+        return None
+    try:
+        content = read_json(path)
+    except ArtifactError as error:
+        missing[what] = str(error)
+        return None
+    if not isinstance(content, dict):
+        missing[what] = f"{path.name} holds a {type(content).__name__}, not an object"
+        return None
+    return content

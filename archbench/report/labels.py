@@ -1,0 +1,241 @@
+"""Names, numbers and verdicts as a reader sees them.
+
+An undefined value is an en dash, never 0; who writes it also says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """How a metric is named and printed.
+
+    Attributes:
+        short: Column heading.
+        long: The name in a sentence.
+        explanation: What the value means, for a reader who does not know it.
+        lower_is_better: Direction.
+        chance: The value that guessing reaches, where it does not depend on the data.
+        bounds: Smallest and largest possible value, None where unbounded.
+    """
+
+    short: str
+    long: str
+    explanation: str = ""
+    lower_is_better: bool = False
+    chance: float | None = None
+    bounds: tuple[float | None, float | None] = (0.0, 1.0)
+
+
+METRIC_LABELS: dict[str, MetricLabel] = {
+    "qwk": MetricLabel(
+        "QWK",
+        "quadratic weighted kappa",
+        "agreement with the reference grades, near misses counted less: 1 is perfect, 0 is chance",
+        chance=0.0,
+        bounds=(-1.0, 1.0),
+    ),
+    "accuracy": MetricLabel("Accuracy", "accuracy", "share of cases with exactly the right class"),
+    "balanced_accuracy": MetricLabel("Balanced acc.", "balanced accuracy", "mean over the classes of the share found"),
+    "macro_f1": MetricLabel("Macro F1", "macro F1", "mean over the classes of F1"),
+    "macro_mae": MetricLabel(
+        "Macro MAE",
+        "macro mean absolute error",
+        "mean over the classes of the distance in grades",
+        lower_is_better=True,
+        bounds=(0.0, None),
+    ),
+    "off_by_two": MetricLabel(
+        "Off by ≥ 2",
+        "share off by two grades or more",
+        "share of cases two or more grades away from the reference",
+        lower_is_better=True,
+    ),
+    "auroc_macro": MetricLabel(
+        "AUROC",
+        "macro AUROC, one class against the rest",
+        "chance that a case of a class is scored above one of another class: 1 is perfect, 0.5 is chance",
+        chance=0.5,
+    ),
+    "auroc_clinical_cut": MetricLabel(
+        "AUROC at cut",
+        "AUROC at the clinical cut",
+        "separates cases at or above the clinical cut from those below",
+        chance=0.5,
+    ),
+    "mcc": MetricLabel("MCC", "Matthews correlation coefficient", "0 is chance", chance=0.0, bounds=(-1.0, 1.0)),
+    "log_loss": MetricLabel("Log loss", "log loss", "smaller is better", lower_is_better=True, bounds=(0.0, None)),
+    "brier": MetricLabel("Brier", "Brier score", "smaller is better", lower_is_better=True, bounds=(0.0, 2.0)),
+    "ece": MetricLabel(
+        "ECE",
+        "expected calibration error",
+        "mean distance between stated and true confidence; 0 is perfect",
+        lower_is_better=True,
+    ),
+}
+
+
+def metric_label(name: str) -> MetricLabel:
+    """The label of a metric; an unknown one is named after its key."""
+    plain = name.replace("_", " ")
+    return METRIC_LABELS.get(name) or MetricLabel(plain, plain, bounds=(None, None))
+
+
+def format_value(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed count of decimals; None is an en dash."""
+    if value is None:
+        return UNDEFINED
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def format_interval(record: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """`0.781 [0.742, 0.815]`; only the value where there is no interval."""
+    if record is None or record.get("value") is None:
+        return UNDEFINED
+    value = format_value(record["value"], digits)
+    if record.get("low") is None or record.get("high") is None:
+        return value
+    return f"{value} [{format_value(record['low'], digits)}, {format_value(record['high'], digits)}]"
+
+
+def format_count(value: float | None) -> str:
+    """An integer with thin groups of three: 11 181 642."""
+    return UNDEFINED if value is None else f"{int(value):,}".replace(",", "\u202f")
+
+
+def format_si(value: float | None) -> str:
+    """Parameters for a narrow column: 11.2 M, 850 k, 42."""
+    if value is None:
+        return UNDEFINED
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            scaled = value / factor
+            return f"{scaled:.{0 if scaled >= 100 else 1}f}\u00a0{unit}"
+    return f"{value:.0f}"
+
+
+def format_ms(value: float | None) -> str:
+    """Milliseconds with three significant digits."""
+    if value is None:
+        return UNDEFINED
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def format_rate(value: float | None) -> str:
+    """Images per second."""
+    if value is None:
+        return UNDEFINED
+    return format_count(round(value)) if value >= 10 else f"{value:.1f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds as a reader says them: 42 s, 6.5 min, 3.2 h."""
+    if seconds is None:
+        return UNDEFINED
+    if seconds < 90:
+        return f"{seconds:.0f}\u00a0s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f}\u00a0min"
+    return f"{seconds / 3600:.1f}\u00a0h"
+
+
+def format_p(value: float | None) -> str:
+    """A p value, small ones as a bound."""
+    if value is None:
+        return UNDEFINED
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_share(value: float | None) -> str:
+    """A share in per cent."""
+    return UNDEFINED if value is None else f"{100 * value:.0f}\u00a0%"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the paired comparison says of a model against the best one.
+
+    Attributes:
+        word: What stands in the table.
+        tone: good, bad, even or open; the table colours and marks by it.
+        detail: Difference to the best with its interval and p.
+    """
+
+    word: str
+    tone: str
+    detail: str = ""
+
+
+_AGAINST_BEST = {
+    "better": ("worse", "bad"),
+    "better but trivial": ("worse, trivially", "even"),
+    "equivalent": ("equivalent", "even"),
+    "inconclusive": ("inconclusive", "open"),
+    "worse": ("better", "good"),
+}
+
+
+def verdict_against_best(comparison: Mapping[str, Any] | None, model: str) -> Verdict | None:
+    """The verdict of `comparison.json` on a model, seen from that model; None if there is none."""
+    pair = pair_with_best(comparison, model)
+    if comparison is None:
+        return None
+    if model == comparison.get("best"):
+        return Verdict("highest", "good")
+    if pair is None:
+        return None
+    word, tone = _AGAINST_BEST.get(pair["verdict"], (str(pair["verdict"]), "open"))
+    difference = {"value": pair["difference"], "low": pair.get("low"), "high": pair.get("high")}
+    detail = f"by {format_interval(difference)}, p\u00a0{format_p(pair.get('p_holm'))}"
+    return Verdict(word, tone, detail)
+
+
+_FLIPPED = {"better": "worse", "worse": "better"}
+
+
+def pair_with_best(comparison: Mapping[str, Any] | None, model: str) -> dict[str, Any] | None:
+    """The pair (best, model), turned round if need be: difference = best minus model."""
+    if comparison is None:
+        return None
+    best = comparison.get("best")
+    for pair in comparison.get("pairs", []):
+        if (pair["a"], pair["b"]) == (best, model):
+            return dict(pair)
+        if (pair["a"], pair["b"]) == (model, best):
+            return _turned(pair)
+    return None
+
+
+def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = pair.get("low"), pair.get("high")
+    difference = pair["difference"]
+    return {
+        **pair,
+        "a": pair["b"],
+        "b": pair["a"],
+        "difference": None if difference is None else -difference,
+        "low": None if high is None else -high,
+        "high": None if low is None else -low,
+        "verdict": _FLIPPED.get(pair["verdict"], pair["verdict"]),
+    }
+
+
+def architecture_of(entry: Mapping[str, Any]) -> str:
+    """The architecture of a model entry of the study file."""
+    return str(entry.get("architecture") or "")
+
+
+def weights_of(entry: Mapping[str, Any]) -> str:
+    """Where the weights of a model entry came from."""
+    if entry.get("checkpoint"):
+        return "given checkpoint"
+    return str(entry.get("weights") or "")

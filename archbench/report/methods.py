@@ -1,0 +1,206 @@
+"""The methods paragraph, the versions and the commands that repeat a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archbench.report.collect import DatasetResult, StudyResult
+from archbench.report.labels import format_count, metric_label
+from archbench.report.text import join_names
+
+_OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+
+
+def methods_paragraphs(study: StudyResult) -> list[str]:
+    """Sentences for the methods section of a paper, one paragraph per subject."""
+    config = study.configuration
+    return [
+        *(_data_paragraph(dataset) for dataset in study.datasets),
+        _protocol_paragraph(config),
+        _training_paragraph(study),
+        _statistics_paragraph(study),
+        _cost_paragraph(study),
+    ]
+
+
+def _data_paragraph(dataset: DatasetResult) -> str:
+    audit = dataset.audit or {}
+    classes = [row["name"] for row in audit.get("classes", [])] or list(dataset.entry.get("classes") or [])
+    task = audit.get("task") or dataset.entry.get("task") or "classification"
+    kind = "Phantom data, drawn by the program with known truth. " if dataset.phantom else ""
+    sentences = [
+        f"{kind}Dataset {dataset.name}: {task} classification into {len(classes)} classes ({join_names(classes)})"
+    ]
+    if audit:
+        sentences[0] += f"; {format_count(audit['n_cases'])} cases of {format_count(audit['n_patients'])} patients"
+        dropped = sum((audit.get("dropped") or {}).values())
+        if dropped:
+            reasons = ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in audit["dropped"].items() if n)
+            sentences.append(
+                f"{format_count(dropped)} of {format_count(audit['n_rows'])} rows were left out ({reasons})"
+            )
+    steps = _preprocessing(dataset.entry.get("preprocessing") or {})
+    if steps:
+        sentences.append(f"Images: {join_names(steps)}")
+    return ". ".join(sentences) + "."
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> list[str]:
+    steps = []
+    if settings.get("crop_border"):
+        steps.append("dark borders were cropped")
+    if settings.get("clahe"):
+        steps.append(f"contrast-limited equalisation (clip {settings['clahe']}) was used in training only")
+    if settings.get("normalization"):
+        steps.append(f"intensities were normalised by {settings['normalization']} values")
+    return steps
+
+
+def _protocol_paragraph(config: Mapping[str, Any]) -> str:
+    protocol = config.get("protocol") or {}
+    kind = protocol.get("kind", "cross_validation")
+    seeds = protocol.get("seeds") or []
+    share = f"{100 * float(protocol.get('validation_fraction') or 0):.0f}\u00a0%"
+    split_seed = f" (seed {protocol['split_seed']})" if protocol.get("split_seed") is not None else ""
+    if kind == "cross_validation":
+        text = (
+            f"Patients were divided into {protocol.get('folds')} folds, stratified by class{split_seed}; each fold was "
+            f"tested once, {share} of the remaining patients chose the epoch, and the rest trained."
+        )
+    elif kind == "holdout":
+        text = (
+            f"Patients were divided once into training, validation ({share}) and test part, stratified by class"
+            f"{split_seed}; the validation part chose the epoch."
+        )
+    else:
+        text = "The folds of the source were used as given."
+    plural = "seed" if len(seeds) == 1 else "seeds"
+    return f"{text} No patient is in two parts. Training used the {plural} {join_names(str(s) for s in seeds)}."
+
+
+def _training_paragraph(study: StudyResult) -> str:
+    training = study.configuration.get("training") or {}
+    models = [
+        f"{name} ({_model_words(entry or {})})" for name, entry in (study.configuration.get("models") or {}).items()
+    ]
+    optimizer = str(training.get("optimizer", ""))
+    stop = training.get("early_stopping") or {}
+    parts = [
+        f"loss {str(training.get('loss', '')).replace('_', ' ')}",
+        f"{_OPTIMIZERS.get(optimizer, optimizer)} (learning rate {_plain(training.get('lr'))}, "
+        f"weight decay {_plain(training.get('weight_decay'))})",
+        f"{training.get('schedule')} schedule",
+        f"at most {training.get('epochs')} epochs",
+        f"batch size {training.get('batch_size')}",
+        f"{training.get('augmentation')} augmentation",
+    ]
+    text = f"Models: {join_names(models)}. Training: {', '.join(parts)}"
+    if stop:
+        metric = metric_label(str(stop.get("metric"))).long
+        text += f"; it stopped after {stop.get('patience')} epochs without a better validation {metric}"
+    return f"{text}. The best epoch was kept and used. A model may override these settings, see the configuration."
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _model_words(entry: Mapping[str, Any]) -> str:
+    words = [str(entry.get("architecture") or "")]
+    if entry.get("image_size"):
+        words.append(f"{entry['image_size']} px")
+    if entry.get("checkpoint"):
+        words.append("given checkpoint, not trained")
+    elif entry.get("weights"):
+        words.append(f"weights: {entry['weights']}")
+    return ", ".join(word for word in words if word)
+
+
+def _statistics_paragraph(study: StudyResult) -> str:
+    evaluation = study.configuration.get("evaluation") or {}
+    primary = join_names(dict.fromkeys(metric_label(dataset.primary).long for dataset in study.datasets))
+    level = f"{100 * float(evaluation.get('confidence') or 0.95):g}\u00a0%"
+    deltas = {d.name: (d.comparison or {}).get("delta") for d in study.datasets}
+    margin = join_names(dict.fromkeys(f"±{_plain(v)}" for v in deltas.values() if v is not None))
+    text = (
+        f"The primary metric is the {primary}. Intervals ({level}) are percentiles of "
+        f"{format_count(evaluation.get('resamples'))} bootstrap draws of patients, stratified by fold, shared by all models. "
+        f"Pairs of models were compared by the paired difference over {format_count(evaluation.get('comparison_resamples'))} "
+        "draws, p values corrected by Holm over all pairs"
+    )
+    if margin:
+        text += f"; two models are called equivalent if the 90\u00a0% interval of their difference lies inside {margin}"
+    return (
+        f"{text}. Rank metrics were computed per fold and seed and averaged. Temperatures, and what the ensemble "
+        "learns, were fitted on out-of-fold predictions of other patients."
+    )
+
+
+def _cost_paragraph(study: StudyResult) -> str:
+    exports = [m.export for d in study.datasets for m in d.models if m.export]
+    hardware = next(((d.timing or {}).get("hardware") for d in study.datasets if d.timing), None) or {}
+    if not exports and not hardware:
+        return "No model was exported or timed."
+    opset = f", opset {exports[0].get('opset')}" if exports else ""
+    place = hardware_words(hardware)
+    where = f" on {place}" if place else ""
+    return (
+        f"Models were exported to ONNX{opset} and checked against PyTorch on validation images before timing. ONNX "
+        f"Runtime and PyTorch were timed in interleaved rounds{where}; latency is the median per call."
+    )
+
+
+def hardware_words(hardware: Mapping[str, Any]) -> str:
+    """The machine of a timing in words: processor, cores, threads, memory, GPU, system."""
+    units = {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "memory_gib": "{} GiB", "gpu": "{}", "os": "{}"}
+    named = {**units, **{key: f"{key.replace('_', ' ')} {{}}" for key in hardware if key not in units}}
+    values = {key: f"{v:g}" if isinstance(v, float) else v for key, v in hardware.items()}
+    return ", ".join(text.format(values[key]) for key, text in named.items() if values.get(key) not in (None, ""))
+
+
+def versions_of(study: StudyResult) -> dict[str, str]:
+    """Package versions as the artifacts name them; where artifacts differ, all versions."""
+    found: dict[str, list[str]] = {}
+    for provenance in _provenances(study).values():
+        items = {"python": provenance.get("python"), **(provenance.get("packages") or {})}
+        for name, version in items.items():
+            if version and str(version) not in found.setdefault(name, []):
+                found[name].append(str(version))
+    return {name: ", ".join(versions) for name, versions in sorted(found.items()) if versions}
+
+
+def hashes_of(study: StudyResult) -> list[tuple[str, str, str, str]]:
+    """(artifact, configuration hash, code fingerprint, device) of every artifact that was read."""
+    return [
+        (name, str(p.get("config_hash", "")), str(p.get("code", "")), str(p.get("device", "")))
+        for name, p in _provenances(study).items()
+    ]
+
+
+def _provenances(study: StudyResult) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    for dataset in study.datasets:
+        for kind in ("audit", "comparison", "timing"):
+            _note(found, f"{dataset.name}/{kind}", getattr(dataset, kind))
+        for model in dataset.models:
+            for kind in ("metrics", "calibration", "export", "gradcam", "decision"):
+                _note(found, f"{dataset.name}/{model.name}/{kind}", getattr(model, kind))
+            first = next((run.settings for run in model.runs if run.settings), None)
+            _note(found, f"{dataset.name}/{model.name}/settings", first)
+    return found
+
+
+def _note(found: dict[str, Mapping[str, Any]], name: str, artifact: Mapping[str, Any] | None) -> None:
+    if artifact and artifact.get("provenance"):
+        found[name] = artifact["provenance"]
+
+
+def commands_of(study: StudyResult) -> list[str]:
+    """The commands that repeat the study from its configuration."""
+    return [
+        f"# save the configuration below as {study.name}.yaml",
+        "make install",
+        f"snakemake --cores 8 --configfile {study.name}.yaml",
+        f"snakemake --cores 8 --configfile {study.name}.yaml report",
+    ]

@@ -1,0 +1,255 @@
+"""The report page: what each section shows, and the template that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from archbench.report.audit_tables import audit_tables, hash_table, version_table
+from archbench.report.collect import INCOMPLETE, DatasetResult, ModelResult, StudyResult
+from archbench.report.cost_figures import pareto_panel, training_panels
+from archbench.report.cost_tables import parity_table, timing_table, training_table
+from archbench.report.curves import read_precision_recall
+from archbench.report.figures import Panel, Picture, line_styles, render
+from archbench.report.labels import format_share
+from archbench.report.methods import commands_of, hardware_words, methods_paragraphs
+from archbench.report.notices import warnings_of
+from archbench.report.pictures import CamCase, cam_cases, cases_per_side, embed
+from archbench.report.quality_figures import (
+    class_distribution_panel,
+    confusion_panels,
+    precision_recall_panels,
+    ranked,
+    reliability_panels,
+    roc_panels,
+)
+from archbench.report.quality_tables import (
+    calibration_table,
+    class_table,
+    ensemble_table,
+    fold_table_of_values,
+    main_table,
+    other_metrics_table,
+    pairs_table,
+    planted_table,
+    ranks_table,
+)
+from archbench.report.text import answer, planted_sentence
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its anchor and heading."""
+
+    identifier: str
+    title: str
+
+
+SECTIONS = (
+    Section("answer", "The answer"),
+    Section("results", "Results"),
+    Section("latency", "Accuracy against latency"),
+    Section("classes", "Classes and calibration"),
+    Section("cam", "What the models look at"),
+    Section("ensemble", "The ensemble"),
+    Section("cost", "Cost"),
+    Section("audit", "The data audit"),
+    Section("protocol", "Protocol and how to repeat it"),
+)
+
+
+@dataclass(frozen=True)
+class DatasetPanels:
+    """The panels of a dataset by subject; files and page draw from the same ones."""
+
+    class_distribution: list[Panel]
+    confusion: list[Panel]
+    roc: list[Panel]
+    precision_recall: list[Panel]
+    reliability: list[Panel]
+    training: list[Panel]
+    pareto: list[Panel] = field(default_factory=list)
+
+
+def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
+    """Prepare all panels of a dataset; nothing is drawn yet."""
+    curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.evaluated}
+    classes, pareto = class_distribution_panel(dataset), pareto_panel(dataset)
+    return DatasetPanels(
+        class_distribution=[classes] if classes else [],
+        confusion=confusion_panels(dataset),
+        roc=roc_panels(dataset),
+        precision_recall=precision_recall_panels(dataset, curves),
+        reliability=reliability_panels(dataset),
+        training=training_panels(dataset),
+        pareto=[pareto] if pareto else [],
+    )
+
+
+def render_page(study: StudyResult, panels: Sequence[DatasetPanels]) -> str:
+    """Return the page as HTML; every text from data is escaped by the template."""
+    views = [_dataset_view(dataset, of) for dataset, of in zip(study.datasets, panels, strict=True)]
+    return str(
+        _template().render(
+            study=study,
+            sections=SECTIONS,
+            views=views,
+            notices=warnings_of(study),
+            methods=methods_paragraphs(study),
+            commands=commands_of(study),
+            configuration=_pretty(study.configuration),
+            versions=version_table(study),
+            hashes=hash_table(study),
+            css=_asset("report.css"),
+            js=_asset("report.js"),
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _asset(name: str) -> Any:
+    """Our own stylesheet or script, marked as needing no escape; never text from data."""
+    from markupsafe import Markup
+
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def _pretty(configuration: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
+    """What the template shows of one dataset."""
+    return {
+        "name": dataset.name,
+        "phantom": dataset.phantom,
+        "say": "Phantom data. " if dataset.phantom else "",
+        "level": f"{100 * dataset.confidence:g}\u00a0%",
+        "answer": answer(dataset),
+        "failed": dataset.failed,
+        "incomplete": [m for m in dataset.models if m.status == INCOMPLETE],
+        **_quality_view(dataset, panels),
+        **_cost_view(dataset, panels),
+        **_cam_view(dataset),
+        **_ensemble_view(dataset),
+        "audit_tables": audit_tables(dataset),
+        "problems": (dataset.audit or {}).get("problems") or [],
+    }
+
+
+def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
+    styles = line_styles([model.name for model in dataset.models])
+    return {
+        "main_table": main_table(dataset),
+        "other_metrics": other_metrics_table(dataset),
+        "pairs": pairs_table(dataset),
+        "ranks": ranks_table(dataset),
+        "fold_values": fold_table_of_values(dataset),
+        "class_tables": [{"model": m.name, "table": class_table(dataset, m)} for m in ranked(dataset)],
+        "calibration": calibration_table(dataset),
+        "legend": [
+            {"name": m.name, "color": styles[m.name].color, "dash": " ".join(f"{d * 2:g}" for d in styles[m.name].dash)}
+            for m in dataset.evaluated
+        ],
+        "class_distribution": _pictures(panels.class_distribution),
+        "confusion": _pictures(panels.confusion),
+        "roc": _pictures(panels.roc),
+        "precision_recall": _pictures(panels.precision_recall),
+        "reliability": _pictures(panels.reliability),
+    }
+
+
+def _pictures(panels: Sequence[Panel]) -> list[Picture]:
+    return [render(panel) for panel in panels]
+
+
+def _cost_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
+    narrow = pareto_panel(dataset, width=3.6, height=3.8)
+    timing = dataset.timing or {}
+    return {
+        "pareto": next(iter(_pictures(panels.pareto)), None),
+        "pareto_narrow": render(narrow) if narrow else None,
+        "pareto_missing": f"There is no such figure: no evaluated model was timed ({dataset.missing.get('timing', 'no timing')}).",
+        "training": _pictures(panels.training),
+        "training_table": training_table(dataset),
+        "parity_table": parity_table(dataset),
+        "timing_table": timing_table(dataset),
+        "timing_missing": f"Inference was not timed: {dataset.missing.get('timing', 'timing.json holds no result')}.",
+        "hardware": f"Measured on {hardware_words(timing.get('hardware') or {})}; {timing.get('rounds')} rounds.",
+    }
+
+
+def _cam_view(dataset: DatasetResult) -> dict[str, Any]:
+    explained = [m for m in ranked(dataset) if m.gradcam]
+    n = cases_per_side(len(explained))
+    missing = [f"{m.name}: no CAM ({m.missing['gradcam']})." for m in dataset.evaluated if m.missing.get("gradcam")]
+    if not explained and not missing:
+        missing = ["No CAM was made: the study asks for none, or no model was evaluated."]
+    return {
+        "cams": [_cam_of(dataset, model, n) for model in explained],
+        "cam_missing": missing,
+        "planted": planted_table(dataset),
+        "planted_sentence": planted_sentence(dataset),
+    }
+
+
+def _cam_of(dataset: DatasetResult, model: ModelResult, n: int) -> dict[str, Any]:
+    cases = cam_cases(dataset, model)
+    right, wrong = [c for c in cases if c.right], [c for c in cases if not c.right]
+    return {
+        "model": model.name,
+        "n_right": len(right),
+        "n_wrong": len(wrong),
+        "sides": [
+            {"title": "Right", "cases": [_cam_pictures(model, case) for case in right[:n]]},
+            {"title": "Wrong", "cases": [_cam_pictures(model, case) for case in wrong[:n]]},
+        ],
+    }
+
+
+def _cam_pictures(model: ModelResult, case: CamCase) -> dict[str, Any]:
+    grades = f"true {case.true}, predicted {case.predicted}"
+    lesion = {None: "", True: "strongest point inside a lesion", False: "strongest point outside the lesions"}
+    return {
+        "original": embed(case.original, f"Image {case.case_id}: {grades}."),
+        "overlay": embed(case.overlay, f"Grad-CAM of {model.name} over image {case.case_id}: {grades}."),
+        "case_id": case.case_id,
+        "true": case.true,
+        "predicted": case.predicted,
+        "probability": "" if case.probability is None else format_share(case.probability),
+        "lesion": lesion[case.in_lesion],
+    }
+
+
+def _ensemble_view(dataset: DatasetResult) -> dict[str, Any]:
+    ensemble = dataset.ensemble
+    decision = ensemble.decision if ensemble else None
+    if ensemble is None:
+        missing = "No ensemble was tried: the study names no candidate, or there is only one model."
+    else:
+        missing = f"The ensemble is missing: {'; '.join(ensemble.missing.values()) or 'no decision was written'}."
+    shown = None
+    if decision:
+        keys = ("choice", "reason", "members", "per_fold_choice", "diagnostics")
+        shown = {key: decision.get(key) or "" for key in keys}
+    return {
+        "decision": shown,
+        "ensemble_table": ensemble_table(dataset, decision) if decision else None,
+        "ensemble_missing": missing,
+    }

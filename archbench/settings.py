@@ -1,0 +1,224 @@
+"""The keys of a study file: types, defaults, bounds and descriptions, nothing else.
+
+`archbench.config` reads and checks study files against these classes; `config/README.md` and
+`workflow/schemas/study.schema.json` are generated from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
+Severity = Literal["error", "warning", "off"]
+
+
+class Settings(BaseModel):
+    """A frozen block of settings that refuses unknown keys and silent type changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Columns(Settings):
+    """Columns of a `table` CSV."""
+
+    image: str = Field("image", description="Column with the image path, relative to `root`.")
+    patient: str | None = Field(
+        None, description="Column with the patient. Without it each image counts as a patient of its own (warned)."
+    )
+    label: str = Field("label", description="Column with the class: its index, or its name in `classes`.")
+    split: str | None = Field(None, description="Column with train, val or test (`protocol.kind: given`, `holdout`).")
+    fold: str | None = Field(None, description="Column with the fold number (`protocol.kind: given`).")
+
+
+class Preprocessing(Settings):
+    """Done once per image, before training, and kept in the image cache."""
+
+    crop_border: bool = Field(False, description="Cut the dark border off (threshold 10, 5 % pad).")
+    clahe: float | None = Field(
+        None, gt=0, description="Clip limit of contrast equalisation (training only, p = training.clahe_probability)."
+    )
+    normalization: Literal["auto", "imagenet", "half"] = Field(
+        "auto", description="Mean and std: the architecture's own (auto), ImageNet's, or .5 and .5 (half)."
+    )
+    intensity: Literal["full_range", "min_max"] = Field(
+        "full_range", description="16-bit images: scale the type's full range, or each image's own minimum to maximum."
+    )
+
+
+class Phantom(Settings):
+    """Drawn data with known truth (`format: phantom`)."""
+
+    patients: int = Field(300, ge=20, description="Patients, two images (eyes) each.")
+    image_size: int = Field(160, ge=64, description="Side of the drawn images, pixels.")
+    seed: int = Field(42, ge=0, description="Seed of the drawing.")
+
+
+class Dataset(Settings):
+    """One folder of images with its table."""
+
+    format: str = Field(description="Reader: table, dr_folds, aptos, eyepacs, phantom.")
+    csv: str | None = Field(None, description="The table, relative to `root`.")
+    root: str | None = Field(None, description="Folder of the data, relative to the working directory; read-only.")
+    images: str | None = Field(None, description="Folder of the images inside `root` (aptos, eyepacs).")
+    columns: Columns | None = Field(None, description="Column names (`table` only).")
+    delimiter: Literal[",", ";", "\t", "|"] | None = Field(None, description="Separator of the CSV; found if unset.")
+    encoding: str | None = Field(None, description="Encoding of the CSV; found if unset.")
+    task: str = Field("ordinal", description="ordinal or multiclass.")
+    classes: list[str] = Field(min_length=2, description="Class names in order of their index.")
+    missing_label: Literal["drop", "error"] = Field("drop", description="What to do with rows without a label.")
+    exclude: dict[Literal["patient", "image"], list[str]] = Field(
+        default_factory=dict, description="Patients or images to leave out; each one is listed in the audit."
+    )
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    phantom: Phantom | None = Field(None, description="Drawing (`phantom` only).")
+
+
+class Protocol(Settings):
+    """Who is trained on, validated on and tested on."""
+
+    kind: Literal["cross_validation", "holdout", "given"] = Field(
+        "cross_validation", description="Folds by patient, one split by patient, or the source's own folds."
+    )
+    folds: int = Field(5, ge=2, le=50, description="Folds (cross_validation, or a given fold column).")
+    validation_fraction: float = Field(
+        0.15, gt=0, lt=0.5, description="Share of the patients outside the test part that stops training."
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=0.5, description="Share of the patients that is tested (holdout).")
+    seeds: list[int] = Field(
+        default=[42], min_length=1, description="Training seeds; each fold is trained once per seed."
+    )
+    split_seed: int = Field(42, ge=0, description="Seed of the split, shared by all training seeds.")
+
+
+class EarlyStopping(Settings):
+    """When training ends before its last epoch; the best epoch is the one that is kept."""
+
+    metric: str | None = Field(None, description="Validation metric, or loss; default: the task's primary metric.")
+    mode: Literal["max", "min"] | None = Field(None, description="Direction; must agree with the metric.")
+    patience: int = Field(10, ge=1, description="Epochs without a new best before training ends.")
+    min_delta: float = Field(0.0, ge=0, description="Smallest gain that counts as a new best.")
+
+
+class Training(Settings):
+    """Recipe of one model. A model entry may override every key."""
+
+    loss: str | None = Field(None, description="Loss; default: the task's.")
+    focal_gamma: float = Field(2.0, ge=0, description="Focusing exponent of the focal loss.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Smoothing of the targets.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="SGD runs with `momentum`.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (sgd).")
+    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay, not applied to biases and norms.")
+    schedule: Literal["cosine", "step", "plateau", "constant"] = Field("cosine", description="Of the learning rate.")
+    min_lr_ratio: float = Field(0.01, ge=0, le=1, description="Floor of cosine and plateau, as a share of lr.")
+    step_epochs: int = Field(10, ge=1, description="Epochs between two steps (step), or without gain (plateau).")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="Factor of one step (step, plateau).")
+    warmup_epochs: int = Field(0, ge=0, description="Epochs with a linearly rising rate.")
+    epochs: int = Field(30, ge=1, description="Epochs at most.")
+    batch_size: int = Field(8, ge=1, description="Images per step.")
+    eval_batch_size: int = Field(32, ge=1, description="Images per step of validation and prediction.")
+    grad_clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves it alone.")
+    freeze_epochs: int = Field(0, ge=0, description="Epochs in which only the head is trained, the backbone at rest.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the last layer.")
+    augmentation: Literal["none", "light", "strong"] = Field(
+        "light", description="Drawn anew for each image and epoch."
+    )
+    flips: Literal["none", "horizontal", "both"] = Field(
+        "both", description="Mirroring within augmentation; none where left and right matter."
+    )
+    clahe_probability: float = Field(0.7, ge=0, le=1, description="Share of CLAHE images (preprocessing.clahe).")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 or fp16 on CUDA, fp32 elsewhere."
+    )
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
+
+
+class Model(Settings):
+    """One candidate: an architecture with its recipe."""
+
+    architecture: str = Field(description="Name of the architecture.")
+    weights: str = Field("none", description="Start: none, imagenet, package, or file:<path>.")
+    image_size: int | None = Field(None, ge=16, le=2048, description="Side of the input; default: the architecture's.")
+    checkpoint: str | None = Field(None, description="Weights to evaluate without training (safetensors or .pth).")
+    training: dict[str, object] = Field(default_factory=dict, description="Overrides of `training`.")
+
+
+class Explain(Settings):
+    """Grad-CAM pictures."""
+
+    cases: int = Field(20, ge=1, description="Random test cases per model.")
+    seed: int = Field(42, ge=0, description="Seed of the choice, the same for all models.")
+
+
+class Inference(Settings):
+    """Timing of the exported models."""
+
+    batch_sizes: list[int] = Field(default=[1, 8, 32], min_length=1, description="Images per call.")
+    rounds: int = Field(9, ge=7, description="Interleaved rounds; each gives one paired ratio.")
+    calls: int = Field(10, ge=3, description="Timed calls per round and contender at batch 1, fewer at larger ones.")
+
+
+class Ensemble(Settings):
+    """What is tried on the models' out-of-fold predictions."""
+
+    candidates: list[Literal["mean", "logistic"]] = Field(
+        default=["mean", "logistic"], description="From simple to complex; an empty list switches the ensemble off."
+    )
+
+
+class Evaluation(Settings):
+    """Intervals and comparisons."""
+
+    resamples: int = Field(2000, ge=200, description="Patient bootstrap draws for intervals.")
+    comparison_resamples: int = Field(10000, ge=200, description="Draws for tests and ranks.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals.")
+    delta: float | None = Field(
+        None, gt=0, description="Margin of equivalence; default .01 (AUROC), .02 (QWK, others)."
+    )
+    clinical_cut: int = Field(2, ge=1, description="Class index from which a case counts as referable (ordinal).")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
+
+
+class Audit(Settings):
+    """How bad data may be."""
+
+    duplicates: Severity = Field("error", description="The same file content under two patients.")
+    near_duplicates: Severity = Field("warning", description="Nearly the same picture under two patients.")
+    near_duplicate_distance: int = Field(
+        4, ge=0, le=20, description="Bits of the 64-bit perceptual hash that may differ."
+    )
+    max_bad_fraction: float = Field(0.05, ge=0, le=1, description="Share of unusable rows that stops the study.")
+    max_pixels: int = Field(200_000_000, ge=1, description="Pixels that a header may claim before it is refused.")
+
+
+class Compute(Settings):
+    """Where the work is done."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, then Apple MPS, then CPU.")
+    threads: int = Field(1, ge=1, description="CPU threads of one torch job (others run beside it).")
+    mem_mb: int = Field(4000, ge=500, description="Memory of one torch job, first attempt, MB.")
+    runtime_min: int = Field(240, ge=1, description="Run time of one torch job, first attempt, minutes.")
+    gpus: int = Field(0, ge=0, le=1, description="GPUs that a torch job asks the scheduler for.")
+
+
+class StudySections(Settings):
+    """Sections of a study file beside `study`, `datasets` and `models`."""
+
+    protocol: Protocol = Field(default_factory=Protocol)
+    training: Training = Field(default_factory=Training)
+    explain: Explain = Field(default_factory=Explain)
+    inference: Inference = Field(default_factory=Inference)
+    ensemble: Ensemble = Field(default_factory=Ensemble)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    audit: Audit = Field(default_factory=Audit)
+    compute: Compute = Field(default_factory=Compute)
+
+
+class StudyFile(StudySections):
+    """A whole study file."""
+
+    study: Name = Field(description="Name; results go to results/<study>/.")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="Datasets by name.")
+    models: dict[Name, Model] = Field(min_length=1, description="Candidates by name.")

@@ -1,0 +1,89 @@
+"""Grad-CAM pictures of random test cases of one model.
+
+python scripts/explain.py --study study.yaml --dataset phantom --model resnet18 --output gradcam …
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archbench.artifacts import provenance, read_predictions, write_json
+from archbench.cases import Cases, read_cases
+from archbench.command_line import label_progress, run, stage_parser
+from archbench.config import Study, load_study
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, explain, write the pictures and their list."""
+    arguments = _parse(argv)
+    label_progress(f"explain {arguments.dataset}/{arguments.model}")
+    study = load_study(arguments.study)
+    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+    write_json(Path(arguments.output) / "gradcam.json", _explain(study, cases, arguments))
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__, model=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--folds", required=True)
+    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
+    parser.add_argument("--predictions", required=True)
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="folder of the pictures to write")
+    return parser.parse_args(argv)
+
+
+def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[str, Any]:
+    from archbench import devices, explain
+    from archbench.models.building import build_network
+    from archbench.registry import ARCHITECTURES
+
+    architecture = study.models[arguments.model].architecture
+    devices.prepare_torch(threads=arguments.threads)
+    device = devices.resolve_device(study.compute.device)
+    network = build_network(
+        architecture,
+        num_classes=len(cases.classes),
+        image_size=study.image_size(arguments.model),
+        normalization=study.datasets[arguments.dataset].preprocessing.normalization,
+    )
+    paths = {(int(f), int(s)): Path(p) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)}
+    predictions = read_predictions(arguments.predictions, cases.classes)
+    chosen = explain.choose_cases(predictions, study.explain.cases, seed=study.explain.seed)
+    items = explain.explain(network, paths, chosen, cases, device=device)
+    files = explain.write_pictures(items, Path(arguments.output))
+    return {
+        "provenance": provenance(
+            study=study.study,
+            dataset=arguments.dataset,
+            model=arguments.model,
+            config_hash=study.hash,
+            code=arguments.code,
+            device=devices.device_name(device),
+        ),
+        "target_layer": ARCHITECTURES.get(architecture).cam_layer,
+        "cases": [_case(item, cases, names) for item, names in zip(items, files, strict=True)],
+        "lesion_hit": explain.lesion_hit_record(items, confidence=study.evaluation.confidence),
+    }
+
+
+def _case(item: Any, cases: Cases, names: dict[str, str]) -> dict[str, Any]:
+    return {
+        "case_id": item.case_id,
+        "fold": item.fold,
+        "true": cases.classes[item.true],
+        "predicted": cases.classes[item.predicted],
+        "probability": item.probability,
+        "cam_max_in_lesion": item.cam_max_in_lesion,
+        **names,
+    }
+
+
+if __name__ == "__main__":
+    run(main)

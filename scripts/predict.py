@@ -1,0 +1,82 @@
+"""Predict the validation and test part of every fold and seed of one model.
+
+    python scripts/predict.py --study study.yaml --dataset phantom --model resnet18 \\
+        --checkpoint 0:42:fold0-seed42/best.safetensors:fold0-seed42/predictions.parquet …
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archbench.artifacts import provenance, write_predictions
+from archbench.cases import read_cases
+from archbench.command_line import label_progress, run, stage_parser
+from archbench.config import Study, load_study
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, predict, write one table per fold and the joined one."""
+    arguments = _parse(argv)
+    label_progress(f"predict {arguments.dataset}/{arguments.model}")
+    study = load_study(arguments.study)
+    _predict(study, arguments)
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__, model=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--folds", required=True)
+    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed, in order"
+    )
+    parser.add_argument("--fold-outputs", nargs="+", required=True, help="tables to write, in the same order")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="table of all folds and seeds to write")
+    return parser.parse_args(argv)
+
+
+def _predict(study: Study, arguments: argparse.Namespace) -> None:
+    from archbench import devices
+    from archbench.models.building import build_network
+    from archbench.prediction import Checkpoint, join_predictions, predict_folds
+
+    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+    devices.prepare_torch(threads=arguments.threads)
+    device = devices.resolve_device(study.compute.device)
+    network = build_network(
+        study.models[arguments.model].architecture,
+        num_classes=len(cases.classes),
+        image_size=study.image_size(arguments.model),
+        normalization=study.datasets[arguments.dataset].preprocessing.normalization,
+    )
+    checkpoints = [Checkpoint(int(f), int(s), Path(p)) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)]
+    origin = provenance(
+        study=study.study,
+        dataset=arguments.dataset,
+        model=arguments.model,
+        config_hash=study.hash,
+        code=arguments.code,
+        device=devices.device_name(device),
+    )
+    settings = study.training_of(arguments.model, arguments.dataset)
+    tables = predict_folds(
+        network,
+        checkpoints,
+        cases,
+        batch_size=settings.eval_batch_size,
+        device=device,
+        metadata={"provenance": origin},
+    )
+    for path, table in zip(arguments.fold_outputs, tables, strict=True):
+        write_predictions(path, table)
+    write_predictions(arguments.output, join_predictions(tables))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,153 @@
+# Where things lie, and what a job depends on besides its files. Nothing else.
+import re
+
+from archbench.artifacts import write_json
+from archbench.config import settings_hash
+from archbench.tasks import TASKS
+
+SCRIPTS = os.path.join(workflow.basedir, "scripts")
+RESULTS = f"results/{STUDY.study}"
+DATA = RESULTS + "/{dataset}/data"
+MODEL = RESULTS + "/{dataset}/{model}"
+FOLD = MODEL + "/fold{fold}-seed{seed}"
+ENSEMBLE = RESULTS + "/{dataset}/ensemble"
+CACHE = "results/cache"
+LOGS = f"logs/{STUDY.study}"
+
+# The resolved study, named by its content: a running job never sees a later edit. The path stands in
+# commands as a global, so that a new name alone reruns nothing; `params` say what a job depends on.
+STUDY_FILE = f"{CACHE}/studies/{STUDY.study}-{STUDY.hash}.json"
+if not os.path.exists(STUDY_FILE):
+    write_json(STUDY_FILE, STUDY.model_dump())
+
+DATASETS = list(STUDY.datasets)
+MODELS = list(STUDY.models)
+TRAINED = [name for name in MODELS if STUDY.models[name].checkpoint is None]
+SEEDS = STUDY.protocol.seeds
+
+# The checkout's code, in a container too; progress goes to the screen and to the log.
+shell.prefix(
+    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; export OMP_WAIT_POLICY=PASSIVE; "
+)
+
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, DATASETS)),
+    model="|".join(map(re.escape, [*MODELS, "ensemble"])),
+    fold=r"\d+",
+    seed=r"\d+",
+
+
+def has_ensemble():
+    return len(MODELS) > 1 and bool(STUDY.ensemble.candidates)
+
+
+def rated_models():
+    """Models and, where there is one, the ensemble."""
+    return [*MODELS, "ensemble"] if has_ensemble() else MODELS
+
+
+def runs(dataset):
+    """(fold, seed) of every training of a model on a dataset."""
+    return [(fold, seed) for seed in SEEDS for fold in STUDY.fold_numbers(dataset)]
+
+
+def fold_files(pattern):
+    """Input function: one file of every fold and seed."""
+    return lambda w: [
+        expand(pattern, fold=f, seed=s, **w)[0] for f, s in runs(w.dataset)
+    ]
+
+
+def checkpoints(w):
+    """Weights of every fold and seed, or the given ones."""
+    given = STUDY.models[w.model].checkpoint
+    return [given] if given else fold_files(FOLD + "/best.safetensors")(w)
+
+
+def checkpoint_arguments(w):
+    paths = checkpoints(w)
+    paths = paths * len(runs(w.dataset)) if len(paths) == 1 else paths
+    return [f"{f}:{s}:{path}" for (f, s), path in zip(runs(w.dataset), paths)]
+
+
+def preprocessing_key(w):
+    """Name of the image cache that a model uses on a dataset: its size and preprocessing."""
+    preprocessing = STUDY.datasets[w.dataset].preprocessing.model_dump(
+        exclude={"normalization"}
+    )
+    return f"{STUDY.image_size(w.model)}-{settings_hash(preprocessing)[:6]}"
+
+
+def cache_pointer(w):
+    return f"{RESULTS}/{w.dataset}/data/images-{preprocessing_key(w)}.json"
+
+
+def weights_file(w):
+    """Start weights of a model as a list of at most one file."""
+    model = STUDY.models[w.model]
+    if model.weights == "none":
+        return []
+    if model.weights.startswith("file:"):
+        return [model.weights[len("file:") :]]
+    return [f"{CACHE}/weights/{model.architecture}-{model.weights}.safetensors"]
+
+
+def architecture(w):
+    return STUDY.models[w.model].architecture
+
+
+def task_metrics(dataset):
+    return TASKS[STUDY.datasets[dataset].task].metrics
+
+
+def data_settings(w):
+    """What the manifest and the folds depend on."""
+    dataset = STUDY.datasets[w.dataset].model_dump(exclude={"preprocessing"})
+    return settings_hash(
+        [
+            dataset,
+            STUDY.protocol.model_dump(exclude={"seeds"}),
+            STUDY.audit.model_dump(),
+        ]
+    )
+
+
+def network_settings(w):
+    """What a network's input and shape depend on."""
+    dataset, model = STUDY.datasets[w.dataset], STUDY.models[w.model]
+    return [
+        model.architecture,
+        STUDY.image_size(w.model),
+        dataset.classes,
+        dataset.preprocessing.normalization,
+    ]
+
+
+def training_settings(w):
+    model = STUDY.models[w.model]
+    recipe = STUDY.training_of(w.model, w.dataset).model_dump()
+    return settings_hash([network_settings(w), model.weights, recipe])
+
+
+def training_code(w):
+    recipe = STUDY.training_of(w.model, w.dataset)
+    metric = recipe.early_stopping.metric
+    metrics = [] if metric == "loss" else [metric]
+    return fingerprint(
+        "train",
+        components_of(architecture=architecture(w), loss=recipe.loss, metric=metrics),
+    )
+
+
+def network_code(script):
+    return lambda w: fingerprint(script, components_of(architecture=architecture(w)))
+
+
+def metrics_code(script):
+    return lambda w: fingerprint(script, components_of(metric=task_metrics(w.dataset)))
+
+
+def grow(amount):
+    """Resource that grows with each attempt (retries stand in the profile)."""
+    return lambda w, attempt: amount * attempt

@@ -1,0 +1,54 @@
+# From a source to pixels: read, check, split, decode once.
+
+
+rule prepare_dataset:
+    output:
+        manifest=DATA + "/manifest.parquet",
+        folds=DATA + "/folds.parquet",
+        audit=DATA + "/audit.json",
+    log:
+        LOGS + "/prepare_dataset/{dataset}.log",
+    threads: 2
+    resources:
+        mem_mb=grow(4000),
+        runtime=grow(120),
+    params:
+        phantom=DATA + "/phantom",
+        settings=data_settings,
+        code=lambda w: fingerprint(
+            "prepare_dataset", components_of(dataset=STUDY.datasets[w.dataset].format)
+        ),
+    message:
+        "{wildcards.dataset}: read, check and split"
+    shell:
+        "python {SCRIPTS}/prepare_dataset.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --manifest {output.manifest} --folds {output.folds} --audit {output.audit}"
+        " --phantom-dir {params.phantom} --code {params.code} 2>&1 | tee {log}"
+
+
+rule cache_images:
+    input:
+        manifest=DATA + "/manifest.parquet",
+    output:
+        DATA + "/images-{size}-{key}.json",
+    log:
+        LOGS + "/cache_images/{dataset}-{size}-{key}.log",
+    wildcard_constraints:
+        size=r"\d+",
+        key="[0-9a-f]+",
+    threads: 2
+    resources:
+        mem_mb=grow(4000),
+        runtime=grow(240),
+    params:
+        cache=CACHE + "/images",
+        settings=lambda w: STUDY.datasets[w.dataset].preprocessing.model_dump(
+            exclude={"normalization"}
+        ),
+        code=fingerprint("cache_images"),
+    message:
+        "{wildcards.dataset}: decode and preprocess at {wildcards.size} px"
+    shell:
+        "python {SCRIPTS}/cache_images.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --manifest {input.manifest} --size {wildcards.size} --cache-dir {params.cache}"
+        " --output {output} --threads {threads} --code {params.code} 2>&1 | tee {log}"

@@ -1,0 +1,131 @@
+# From logits to figures that hold: calibrate, combine, score, compare, explain. Models and the
+# ensemble go through the same rules.
+
+
+rule calibrate:
+    input:
+        MODEL + "/predictions.parquet",
+    output:
+        MODEL + "/calibration.json",
+    log:
+        LOGS + "/calibrate/{dataset}/{model}.log",
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        settings=STUDY.evaluation.model_dump(),
+        code=fingerprint(
+            "calibrate", components_of(metric=["ece", "log_loss", "brier"])
+        ),
+    message:
+        "{wildcards.dataset}: calibrate {wildcards.model}"
+    shell:
+        "python {SCRIPTS}/calibrate.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --predictions {input} --output {output}"
+        " --code {params.code} 2>&1 | tee {log}"
+
+
+rule evaluate:
+    input:
+        predictions=MODEL + "/predictions.parquet",
+        folds=DATA + "/folds.parquet",
+    output:
+        MODEL + "/metrics.json",
+    log:
+        LOGS + "/evaluate/{dataset}/{model}.log",
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        results=RESULTS,
+        settings=STUDY.evaluation.model_dump(),
+        code=metrics_code("evaluate"),
+    message:
+        "{wildcards.dataset}: evaluate {wildcards.model}"
+    shell:
+        "(python {SCRIPTS}/evaluate.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
+        " --output {output} --code {params.code}"
+        " && python {SCRIPTS}/results.py --study {STUDY_FILE} --results {params.results}) 2>&1 | tee {log}"
+
+
+rule ensemble:
+    input:
+        lambda w: expand(
+            MODEL + "/predictions.parquet", dataset=w.dataset, model=MODELS
+        ),
+    output:
+        predictions=ENSEMBLE + "/predictions.parquet",
+        decision=ENSEMBLE + "/decision.json",
+    log:
+        LOGS + "/ensemble/{dataset}.log",
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(60),
+    params:
+        members=MODELS,
+        settings=[STUDY.ensemble.model_dump(), STUDY.evaluation.model_dump()],
+        code=metrics_code("ensemble"),
+    message:
+        "{wildcards.dataset}: combine {params.members}"
+    shell:
+        "python {SCRIPTS}/ensemble.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --members {params.members} --predictions {input} --output {output.predictions}"
+        " --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
+
+
+rule compare:
+    input:
+        lambda w: expand(
+            MODEL + "/predictions.parquet", dataset=w.dataset, model=rated_models()
+        ),
+    output:
+        RESULTS + "/{dataset}/comparison.json",
+    log:
+        LOGS + "/compare/{dataset}.log",
+    resources:
+        mem_mb=grow(4000),
+        runtime=grow(60),
+    params:
+        models=rated_models(),
+        settings=STUDY.evaluation.model_dump(),
+        code=metrics_code("compare"),
+    message:
+        "{wildcards.dataset}: compare {params.models}"
+    shell:
+        "python {SCRIPTS}/compare.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --models {params.models} --predictions {input} --output {output}"
+        " --code {params.code} 2>&1 | tee {log}"
+
+
+rule explain:
+    input:
+        manifest=DATA + "/manifest.parquet",
+        folds=DATA + "/folds.parquet",
+        cache=cache_pointer,
+        predictions=MODEL + "/predictions.parquet",
+        checkpoints=checkpoints,
+    output:
+        directory(MODEL + "/gradcam"),
+    log:
+        LOGS + "/explain/{dataset}/{model}.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, MODELS)),
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        checkpoints=checkpoint_arguments,
+        settings=lambda w: settings_hash(
+            [network_settings(w), STUDY.explain.model_dump()]
+        ),
+        code=network_code("explain"),
+    message:
+        "{wildcards.dataset}: Grad-CAM of {wildcards.model}"
+    shell:
+        "python {SCRIPTS}/explain.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
+        " --cache {input.cache} --predictions {input.predictions} --checkpoint {params.checkpoints}"
+        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"

