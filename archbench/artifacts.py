@@ -134,7 +134,8 @@ def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            table = file.read()
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: run the rule that makes it (snakemake {path})") from None
     except pa.ArrowInvalid as error:
@@ -143,6 +144,14 @@ def read_table(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
     if raw is None:
         raise ArtifactError(f"{path} was not written by archbench: it has no metadata")
     return table, json.loads(raw)
+
+
+def numeric_column(table: pa.Table, name: str) -> np.ndarray:
+    """Return a numeric column as float64, NaN where null (pyarrow's own conversion would import pandas)."""
+    column = table[name].combine_chunks()
+    if column.null_count:
+        return np.array(column.to_pylist(), dtype=np.float64)
+    return np.from_dlpack(column).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -237,9 +246,15 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     for k, name in enumerate(p.classes):
         columns[f"logit_{name}"] = pa.array(p.logits[:, k], pa.float32())
     for k, name in enumerate(p.labels):
-        columns[f"target_{name}"] = pa.array(p.targets[:, k], pa.float32(), from_pandas=True)
+        columns[f"target_{name}"] = _nullable(p.targets[:, k])
     extra = {**p.metadata, "classes": list(p.classes), "labels": list(p.labels)}
     write_table(path, pa.table(columns), extra)
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(values, pa.float32(), mask=np.isnan(values))
 
 
 def read_predictions(path: str | Path, classes: tuple[str, ...] | None = None) -> Predictions:
@@ -261,14 +276,14 @@ def read_predictions(path: str | Path, classes: tuple[str, ...] | None = None) -
     if missing:
         raise ArtifactError(f"{path} lacks the columns {sorted(missing)}")
     n = table.num_rows
-    logits = [table[name].to_numpy().astype(np.float32) for name in logit_columns]
-    targets = [table[f"target_{name}"].to_numpy().astype(np.float64) for name in labels]
+    logits = [numeric_column(table, name).astype(np.float32) for name in logit_columns]
+    targets = [numeric_column(table, f"target_{name}") for name in labels]
     return Predictions(
         case_id=np.array(table["case_id"].to_pylist(), dtype=str),
         patient_id=np.array(table["patient_id"].to_pylist(), dtype=str),
         split=np.array(table["split"].to_pylist(), dtype=str),
-        fold=table["fold"].to_numpy().astype(np.int64),
-        seed=table["seed"].to_numpy().astype(np.int64),
+        fold=numeric_column(table, "fold").astype(np.int64),
+        seed=numeric_column(table, "seed").astype(np.int64),
         logits=np.stack(logits, axis=1) if logits else np.zeros((n, 0), np.float32),
         targets=np.stack(targets, axis=1) if targets else np.zeros((n, 0)),
         classes=found,

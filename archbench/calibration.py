@@ -130,9 +130,7 @@ def calibrate(predictions: Predictions, *, resamples: int, confidence: float, se
     return result
 
 
-def _record(
-    predictions: Predictions, metric: Metric, weights: PatientWeights, confidence: float
-) -> MetricRecord:
+def _record(predictions: Predictions, metric: Metric, weights: PatientWeights, confidence: float) -> MetricRecord:
     scores = score(predictions, metric, weights.patients, weights.weights)
     return metric_record(
         metric.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import ArtifactError, read_table
+from archbench.artifacts import ArtifactError, numeric_column, read_table
 from archbench.image_cache import ImageCache, open_cache
 
 
@@ -82,7 +82,7 @@ def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Ca
     fold_table, _ = read_table(folds)
     labels = tuple(metadata["labels"])
     case_ids = np.array(table["case_id"].to_pylist(), dtype=str)
-    targets = [table[f"target_{name}"].to_numpy(zero_copy_only=False).astype(np.float64) for name in labels]
+    targets = [numeric_column(table, f"target_{name}") for name in labels]
     parts: dict[tuple[int, str], list[str]] = {}
     columns = (fold_table[name].to_pylist() for name in ("case_id", "fold", "split"))
     for case, fold, split in zip(*columns, strict=True):

@@ -25,19 +25,19 @@ class LabelledStream:
     """A text stream that puts a label before each line, so that lines of parallel jobs can be told apart."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
-        self._stream = stream
+        self.unlabelled = stream
         self._label = label
         self._at_line_start = True
 
     def write(self, text: str) -> int:
         """Write text, labelling each new line."""
         for line in text.splitlines(keepends=True):
-            self._stream.write(f"{self._label} | {line}" if self._at_line_start else line)
+            self.unlabelled.write(f"{self._label} | {line}" if self._at_line_start else line)
             self._at_line_start = line.endswith(("\n", "\r"))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.unlabelled, name)
 
 
 def run(
@@ -55,4 +55,6 @@ def run(
 
 def label_progress(label: str) -> None:
     """Label this job's progress lines."""
-    sys.stderr = LabelledStream(sys.__stderr__ or sys.stderr, label)  # type: ignore[assignment]
+    current: Any = sys.stderr
+    stream = current.unlabelled if isinstance(current, LabelledStream) else current
+    sys.stderr = LabelledStream(stream, label)  # type: ignore[assignment]

@@ -113,9 +113,7 @@ def _check_same_cases(rows: Mapping[str, Predictions]) -> None:
             for field in ("case_id", "patient_id", "fold", "seed", "targets")
         )
         if not same:
-            raise ValueError(
-                f"{name} and {first} were not tested on the same cases, folds, seeds and targets"
-            )
+            raise ValueError(f"{name} and {first} were not tested on the same cases, folds, seeds and targets")
 
 
 def _order(value: float, metric: Metric) -> float:
@@ -130,16 +128,12 @@ def _warnings(rows: Mapping[str, Predictions], scores: Mapping[str, Scores], n_p
     if not any((table.split == "test").any() for table in rows.values()):
         warnings.append("selected and reported on the same cases: the comparison favours what overfits them")
     if len(next(iter(scores.values())).points) == 1:
-        warnings.append(
-            "one training seed: seed variance was not estimated, verdicts hold for these trained models"
-        )
+        warnings.append("one training seed: seed variance was not estimated, verdicts hold for these trained models")
     if n_patients < FEW_PATIENTS:
         warnings.append(f"only {n_patients} patients: below {FEW_PATIENTS} bootstrap tests reject too often")
     undefined = [name for name, found in scores.items() if np.isnan(found.point)]
     if undefined:
-        warnings.append(
-            f"the primary metric is undefined for {', '.join(undefined)}: ranked last, not compared"
-        )
+        warnings.append(f"the primary metric is undefined for {', '.join(undefined)}: ranked last, not compared")
     return warnings
 
 
@@ -151,9 +145,7 @@ def _ranked(
     confidence: float,
     warnings: list[str],
 ) -> list[dict[str, Any]]:
-    estimates = {
-        name: estimate(scores[name], confidence=confidence, bounds=metric.bounds) for name in ordered
-    }
+    estimates = {name: estimate(scores[name], confidence=confidence, bounds=metric.bounds) for name in ordered}
     compared = [name for name in ordered if not np.isnan(scores[name].point)]
     placed = _ranks(compared, scores, metric=metric, confidence=confidence, warnings=warnings)
     empty = {"mean_rank": None, "rank_low": None, "rank_high": None, "p_rank1": None}
@@ -183,9 +175,7 @@ def _ranks(
     draws = np.stack([_widened_draws(scores[name]) for name in compared])
     kept = ~np.isnan(draws).any(axis=0)
     if not kept.all():
-        warnings.append(
-            f"ranks: {int((~kept).sum())} of {len(kept)} resamples left the primary metric undefined"
-        )
+        warnings.append(f"ranks: {int((~kept).sum())} of {len(kept)} resamples left the primary metric undefined")
     if not kept.any():
         return {}
     found = ranks(draws[:, kept], greater_is_better=metric.greater_is_better, confidence=confidence)

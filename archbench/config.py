@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -70,11 +70,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(str(path), ["no such file"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from None
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid: {error}"]) from None
     if not isinstance(content, dict):
         raise ConfigError(str(path), ["a study file is a mapping of keys"])
     return content
@@ -118,7 +119,11 @@ def _from_environment(environment: Mapping[str, str], problems: list[str]) -> di
         if path[0] not in StudyFile.model_fields:
             problems.append(f"{name}: no section '{path[0]}'{suggest(path[0], list(StudyFile.model_fields))}")
             continue
-        block: Any = yaml.safe_load(environment[name])
+        try:
+            block: Any = yaml.safe_load(environment[name])
+        except yaml.YAMLError as error:
+            problems.append(f"{name}: not valid YAML: {' '.join(str(error).split())}")
+            continue
         for key in reversed(path):
             block = {key: block}
         overrides = _merge(overrides, block)
@@ -150,17 +155,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _describe(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"] if part != "[key]")
+def _describe(item: Any, *, within: tuple[str, ...] = (), block: type[BaseModel] = StudyFile) -> str:
+    """Return one problem with its place; `within` is where the checked block stands in the file."""
+    place = ".".join(str(part) for part in (*within, *item["loc"]) if part != "[key]")
     if item["type"] == "extra_forbidden":
         *parents, key = item["loc"]
-        known = _known_keys(parents)
+        known = _known_keys(parents, block)
         return f"{place}: unknown key{suggest(str(key), known)} (known: {', '.join(known)})"
     if item["type"] == "missing":
         return f"{place}: this key is needed"
     got = item.get("input")
-    hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(got, str) and _is_number(got) else ""
+    hint = _number_hint(got) if isinstance(got, str) and _is_number(got) else ""
     return f"{place}: {item['msg']}, got {got!r}{hint}"
+
+
+def _number_hint(text: str) -> str:
+    return " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in text.lower() else " (write it without quotes)"
 
 
 def _is_number(text: str) -> bool:
@@ -171,10 +181,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _known_keys(parents: list[Any]) -> list[str]:
-    block: Any = StudyFile
+def _known_keys(parents: list[Any], root: type[BaseModel]) -> list[str]:
+    block: Any = root
+    in_map = False  # then the next part is a name of the user's, which may be spelt like a key
     for part in parents:
-        field = getattr(block, "model_fields", {}).get(part)
+        field = None if in_map else getattr(block, "model_fields", {}).get(part)
+        in_map = field is not None and get_origin(field.annotation) is dict
         if field is not None:
             block = _block_of(field.annotation)
     return list(getattr(block, "model_fields", {}))
@@ -198,11 +210,13 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     for name, dataset in datasets.items():
         problems += [f"datasets.{name}.{text}" for text in _dataset_problems(dataset, check_files)]
     tasks = sorted({dataset.task for dataset in datasets.values() if dataset.task in TASKS})
+    defaults = _training_problems("training", content.get("training"), {}, tasks)
+    problems += defaults
     for name, model in models.items():
         problems += [f"models.{name}{text}" for text in _model_problems(name, model, check_files)]
-        problems += _training_problems(f"models.{name}.training", content.get("training"), model.training, tasks)
-    if not models:
-        problems += _training_problems("training", content.get("training"), {}, tasks)
+        place = f"models.{name}.training"
+        own = _training_problems(place, content.get("training"), model.training, tasks)
+        problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
     problems += _protocol_problems(content.get("protocol"), datasets)
     return problems
 
@@ -219,7 +233,8 @@ def _valid_blocks(blocks: Any, kind: type[Any]) -> dict[str, Any]:
 
 def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
     problems = []
-    if dataset.format not in DATASETS.names():
+    known = dataset.format in DATASETS.names()
+    if not known:
         problems.append(f"format: {_unknown(DATASETS, dataset.format)}")
     if dataset.task not in TASKS:
         problems.append(f"task: unknown task '{dataset.task}' (known: {', '.join(TASKS)})")
@@ -232,11 +247,11 @@ def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
         if len(dataset.classes) != 5:
             problems.append("classes: the phantom draws five grades, so name five classes")
         return problems
-    if dataset.phantom is not None:
+    if dataset.phantom is not None and known:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")
-    if dataset.columns is not None and dataset.format != "table":
+    if dataset.columns is not None and known and dataset.format != "table":
         problems.append(f"columns: has no effect with format {dataset.format}, whose columns are fixed; remove it")
-    if dataset.images is not None and dataset.format not in ("aptos", "eyepacs"):
+    if dataset.images is not None and known and dataset.format not in ("aptos", "eyepacs"):
         problems.append(f"images: has no effect with format {dataset.format}; paths stand in the table")
     if dataset.root is None or dataset.csv is None:
         return [*problems, "root and csv: both are needed: the data folder and the table inside it"]
@@ -270,6 +285,8 @@ def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
         problems.append(f".weights: no file '{source[5:]}'")
     if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
         problems.append(f".checkpoint: no file '{model.checkpoint}'")
+    if model.checkpoint is not None and source != "none":
+        problems.append(".weights: has no effect beside checkpoint; remove one of them")
     if model.checkpoint is not None and model.training:
         problems.append(".training: has no effect beside checkpoint; remove one of them")
     return problems
@@ -280,12 +297,8 @@ def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], 
     try:
         training = Training.model_validate(_plain(_merge(dict(base), overrides)))
     except ValidationError as error:
-        own = {key: value for key, value in overrides.items()}
-        return [
-            f"{place}.{_describe(item)}" if item["type"] != "extra_forbidden" else _unknown_training(place, item)
-            for item in error.errors()
-            if item["loc"] and item["loc"][0] in own
-        ]
+        own = [item for item in error.errors() if item["loc"] and item["loc"][0] in overrides]
+        return [_describe(item, within=tuple(place.split(".")), block=Training) for item in own]
     problems = []
     if training.loss is not None and training.loss not in LOSSES.names():
         problems.append(f"{place}.loss: {_unknown(LOSSES, training.loss)}")
@@ -294,12 +307,6 @@ def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], 
             f"{place}.freeze_epochs: {training.freeze_epochs} leaves none of {training.epochs} epochs to the backbone"
         )
     return problems + _early_stopping_problems(place, training, tasks)
-
-
-def _unknown_training(place: str, item: Any) -> str:
-    known = list(Training.model_fields)
-    key = str(item["loc"][-1])
-    return f"{place}.{key}: unknown key{suggest(key, known)} (known: {', '.join(known)})"
 
 
 def _early_stopping_problems(place: str, training: Training, tasks: list[str]) -> list[str]:

@@ -180,9 +180,7 @@ def _choose(source: OutOfFold, classes: tuple[str, ...], setting: _Setting) -> _
     """Choose among the candidates with these rows only, from simple to complex."""
     n_members = len(setting.members)
     bases = {
-        name: setting.scores(
-            _as_predictions(source.rows, base_log_probabilities(source.rows, k, n_members), classes)
-        )
+        name: setting.scores(_as_predictions(source.rows, base_log_probabilities(source.rows, k, n_members), classes))
         for k, name in enumerate(setting.members)
     }
     usable = setting.candidates if n_members > 1 and len(source.groups) > 1 else ()
@@ -192,9 +190,7 @@ def _choose(source: OutOfFold, classes: tuple[str, ...], setting: _Setting) -> _
 
 def _adopt(bases: Mapping[str, Scores], complex_ones: list[tuple[str, Scores]], setting: _Setting) -> _Choice:
     sign = 1.0 if setting.metric.greater_is_better else -1.0
-    best_base = max(
-        bases, key=lambda name: -np.inf if np.isnan(bases[name].point) else sign * bases[name].point
-    )
+    best_base = max(bases, key=lambda name: -np.inf if np.isnan(bases[name].point) else sign * bases[name].point)
     trials = [_Trial(name=best_base, scores=bases[best_base], gain=None, against=None)]
     current, sentences = trials[0], []
     for name, scores in complex_ones:
@@ -214,9 +210,7 @@ def _shown(name: str, best_base: str) -> str:
 
 def _sentence(name: str, against: str, gain: Estimate, adopted: bool, metric: str) -> str:
     if np.isnan(gain.low):
-        return (
-            f"{name} was not adopted over {against}: its gain in {metric} has no interval on these patients."
-        )
+        return f"{name} was not adopted over {against}: its gain in {metric} has no interval on these patients."
     figures = f"gain in {metric} {gain.value:+.3f}, 90 % interval {gain.low:+.3f} to {gain.high:+.3f}"
     if adopted:
         return f"{name} was adopted over {against}: {figures}, all above 0."
@@ -266,9 +260,7 @@ def _unfitted(
     n_members = len(setting.members)
     predictions = _as_predictions(rows, mean_log_probabilities(rows, n_members), classes)
     bases = {
-        name: setting.scores(
-            _as_predictions(rows, base_log_probabilities(rows, k, n_members), classes).known()
-        )
+        name: setting.scores(_as_predictions(rows, base_log_probabilities(rows, k, n_members), classes).known())
         for k, name in enumerate(setting.members)
     }
     found = _adopt(bases, [("mean", setting.scores(predictions.known()))] if n_members > 1 else [], setting)
@@ -314,9 +306,7 @@ def _candidate_record(trial: _Trial, best_base: str, setting: _Setting) -> dict[
     }
 
 
-def _diagnostics(
-    basis: Predictions, choice: _Choice, classes: tuple[str, ...], setting: _Setting
-) -> list[str]:
+def _diagnostics(basis: Predictions, choice: _Choice, classes: tuple[str, ...], setting: _Setting) -> list[str]:
     """Signs that members were not put together rightly."""
     n_members = len(setting.members)
     found = []
@@ -334,7 +324,5 @@ def _diagnostics(
         order = better_label_order(softmax(logits[:, k]), basis.y_true)
         if order is not None:
             shown = ", ".join(f"{classes[j]} -> {classes[i]}" for j, i in enumerate(order) if i != j)
-            found.append(
-                f"{name} fits the truth much better with its classes reordered ({shown}): suspect label order"
-            )
+            found.append(f"{name} fits the truth much better with its classes reordered ({shown}): suspect label order")
     return found

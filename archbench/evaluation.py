@@ -124,17 +124,11 @@ def _overall(sample: _Sample, metrics: dict[str, Metric], warnings: list[str]) -
     return {"metrics": records, "seed_sd": seed_sd, "standard_errors": standard_errors}
 
 
-def _record(
-    sample: _Sample, metric: Metric, scores: Scores, warnings: list[str]
-) -> tuple[MetricRecord, Estimate]:
+def _record(sample: _Sample, metric: Metric, scores: Scores, warnings: list[str]) -> tuple[MetricRecord, Estimate]:
     """Make the record of a metric and warn of undefined resamples."""
     found = estimate(scores, confidence=sample.confidence, bounds=metric.bounds, centred=metric.centred)
     n_draws = scores.draws.shape[1]
-    if (
-        found.reason is None
-        and not np.isnan(found.value)
-        and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws
-    ):
+    if found.reason is None and not np.isnan(found.value) and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws:
         warnings.append(f"{metric.name}: {found.undefined_draws} of {n_draws} resamples left it undefined")
     return sample.record(metric.name, found, metric.undefined_reason), found
 
@@ -177,8 +171,7 @@ def _per_class(sample: _Sample, warnings: list[str]) -> dict[str, dict[str, Any]
     result: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(rows.classes):
         scores = {
-            metric: Scores(points=values[:, 0, k], draws=values[:, 1:, k])
-            for metric, values in by_metric.items()
+            metric: Scores(points=values[:, 0, k], draws=values[:, 1:, k]) for metric, values in by_metric.items()
         }
         scores["auroc"] = aurocs[k]
         result[name] = {"support": int(support[k])}
@@ -187,16 +180,12 @@ def _per_class(sample: _Sample, warnings: list[str]) -> dict[str, dict[str, Any]
             result[name][metric] = sample.record(metric, interval, CLASS_REASONS[metric])
         defined = int((~np.isnan(ranks[:, :, k, 0])).all(axis=0).sum())
         if 0 < defined < n_folds:
-            warnings.append(
-                f"AUROC of {name}: mean over the {defined} of {n_folds} folds in which it is defined"
-            )
+            warnings.append(f"AUROC of {name}: mean over the {defined} of {n_folds} folds in which it is defined")
     return result
 
 
 def _per_fold(rows: Predictions, metrics: dict[str, Metric]) -> list[dict[str, Any]]:
-    frozen = {
-        name: frozen_questions(rows, metric) for name, metric in metrics.items() if metric.kind == "rank"
-    }
+    frozen = {name: frozen_questions(rows, metric) for name, metric in metrics.items() if metric.kind == "rank"}
     result = []
     for seed, fold, part in parts(rows):
         if len(part) == 0:

@@ -1,9 +1,9 @@
 """One memory-mapped cache of preprocessed images for every model, fold and seed.
 
 A cache is a folder named by its content: images.npy (N, S, S, 3) uint8 RGB, clahe.npy likewise if asked for,
-geometry.npy (N, 4) crop boxes, index.json. It is built in `<key>.partial`, where an interrupted build goes on,
-and gets its name only when every image is in it. It stands apart from images.py because those who read it need
-no decoder.
+geometry.npy (N, 4) crop boxes, index.json. It is built in `<key>.partial`, where an interrupted build goes
+on, and gets its name only when every image is in it. It stands apart from images.py because those who read it
+need no decoder.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PROGRESS_SECONDS = 2.0
 class ImageCache:
     """Preprocessed images of a dataset, memory-mapped, in the order of `case_ids`.
 
-    `images` and `clahe` have shape (N, S, S, 3), uint8 RGB; `geometry` (N, 4) holds x0, y0, x1, y1 of the crop
-    box in source pixels (EXIF orientation applied).
+    `images` and `clahe` have shape (N, S, S, 3), uint8 RGB; `geometry` (N, 4) holds x0, y0, x1, y1 of the
+    crop box in source pixels (EXIF orientation applied).
     """
 
     images: np.ndarray
@@ -214,7 +214,7 @@ class _Partial:
         )
 
     def fill(self, make: Callable[[int], tuple[Any, ...]], *, threads: int) -> None:
-        """Make the rows that are not on the disk yet; at each checkpoint pixels are flushed before their marks."""
+        """Make the rows that are not on the disk yet; pixels are flushed before their marks."""
         pending = np.flatnonzero(self.arrays["done"] == 0)
         report = _progress(total=len(self.arrays["done"]), already=len(self.arrays["done"]) - len(pending))
         with ThreadPoolExecutor(max_workers=threads) as pool:

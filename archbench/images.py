@@ -14,6 +14,7 @@ from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
 
 ORIENTATION_TAG = 0x0112
+BITS_PER_SAMPLE_TAG = 0x0102
 CLAHE_TILES = (8, 8)
 
 
@@ -38,13 +39,13 @@ class Preprocessing:
 def decode(data: bytes, *, max_pixels: int, intensity: str = "full_range") -> np.ndarray:
     """The picture in an image file's bytes, shape (H, W, 3), uint8 RGB, EXIF orientation applied.
 
-    Gray becomes three equal channels, transparent pixels become black, of a multi-page TIFF the first page counts.
+    Gray becomes three equal channels, transparent pixels become black; a TIFF's first page counts.
 
     Args:
         max_pixels: A header that claims more is refused before decoding.
-        intensity: For images deeper than 8 bit. "full_range" maps the type's range (0-65535) to 0-255, the same
-            for all images; "min_max" maps each image's own minimum and maximum to 0 and 255, as 12-bit data in
-            16-bit files need.
+        intensity: For images deeper than 8 bit. "full_range" maps the type's range (0-65535) to 0-255, the
+            same for all images; "min_max" maps each image's own minimum and maximum to 0 and 255, as 12-bit data
+            in 16-bit files need.
     Raises:
         ImageError: If the file is no image, damaged, or too large.
     """
@@ -99,9 +100,10 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
     try:
         image = open_image(data, max_pixels=max_pixels)
     except ImageError as error:
-        # Pillow reads no 16-bit colour TIFF.
         if error.kind == "oversized" or data[:2] not in (b"II", b"MM"):
             raise
+        return _read_tiff(data, max_pixels=max_pixels)
+    if image.format == "TIFF" and _is_deep_colour_tiff(image):
         return _read_tiff(data, max_pixels=max_pixels)
     with image:
         orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
@@ -117,6 +119,12 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
         except (OSError, SyntaxError, ValueError) as error:
             raise damage(error) from error
         return np.asarray(_plain_mode(image)), orientation
+
+
+def _is_deep_colour_tiff(image: Image.Image) -> bool:
+    """Whether a colour TIFF has more than 8 bits: Pillow cuts them off, or mixes planes up."""
+    bits = image.getexif().get(BITS_PER_SAMPLE_TAG, 8)
+    return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
 
 
 def _is_deep_colour_png(data: bytes) -> bool:
@@ -194,13 +202,13 @@ def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def border_box(image: np.ndarray, *, threshold: int = 10, pad: float = 0.05) -> tuple[int, int, int, int]:
     """The box x0, y0, x1, y1 (pixels, end excluded) around what is brighter than the black border.
 
-    A row or column counts when 1 % of it is brighter than `threshold`, so that a hot pixel does not hold the
+    A row or column counts when more than 1 % of it is brighter than `threshold`, so that a hot pixel does not hold the
     border open; the box grows by `pad` of its sides. A black image keeps its full frame.
     """
     height, width = image.shape[:2]
     bright = image.max(axis=2) > threshold
-    columns = np.flatnonzero(bright.mean(axis=0) >= 0.01)
-    rows = np.flatnonzero(bright.mean(axis=1) >= 0.01)
+    columns = np.flatnonzero(bright.mean(axis=0) > 0.01)
+    rows = np.flatnonzero(bright.mean(axis=1) > 0.01)
     if not len(columns) or not len(rows):
         return 0, 0, width, height
     x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1

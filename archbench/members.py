@@ -26,9 +26,7 @@ def stack_members(members: Mapping[str, Predictions]) -> Predictions:
     (first, reference), *others = tables.items()
     for name, table in others:
         _check_aligned(name, table, first, reference)
-    classes = [
-        f"{name}{MEMBER_SEPARATOR}{label}" for name, table in tables.items() for label in table.classes
-    ]
+    classes = [f"{name}{MEMBER_SEPARATOR}{label}" for name, table in tables.items() for label in table.classes]
     logits = np.concatenate([table.logits for table in tables.values()], axis=1)
     return replace(reference, logits=logits, classes=tuple(classes), metadata={})
 
@@ -36,9 +34,7 @@ def stack_members(members: Mapping[str, Predictions]) -> Predictions:
 def _check_aligned(name: str, table: Predictions, first: str, reference: Predictions) -> None:
     if table.classes != reference.classes:
         order = "in another order" if set(table.classes) == set(reference.classes) else "that differ"
-        raise ValueError(
-            f"member '{name}' has classes {order}: {table.classes}, '{first}' has {reference.classes}"
-        )
+        raise ValueError(f"member '{name}' has classes {order}: {table.classes}, '{first}' has {reference.classes}")
     if len(table) != len(reference):
         raise ValueError(f"member '{name}' has {len(table)} rows, '{first}' has {len(reference)}")
     for field in ("case_id", "patient_id", "split", "fold", "seed"):

@@ -18,6 +18,8 @@ DETAIL_SIGMA = 2.0
 MIN_DETAIL_CORRELATION = 0.94
 BLOCK_ROWS = 1024
 PAIRS_AT_ONCE = 4096
+SKETCH_LENGTH = 64
+SKETCH_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,15 @@ def _detail(gray: Image.Image) -> np.ndarray:
 def near_duplicate_pairs(facts: Sequence[FileFacts], *, distance: int) -> list[NearDuplicate]:
     """All pairs whose perceptual hashes differ in at most `distance` bits and whose details agree.
 
-    Fundus photographs look alike: on 600 of them 191 pairs had a hash distance of at most 4, two of them true.
-    Copies that were shrunk, brightened and encoded again kept a detail correlation of at least .95; no other
+    Fundus photographs look alike: on 600 of them 191 pairs had a hash distance of at most 4, two of them
+    true. Copies that were shrunk, brightened and encoded again kept a detail correlation of at least .95; no other
     pair within that distance reached .94.
     """
     if len(facts) < 2:
         return []
     hashes = np.array([fact.perceptual_hash for fact in facts], dtype=np.uint64)
     details = np.stack([fact.detail for fact in facts])
+    sketches = _sketch(details)
     found: list[NearDuplicate] = []
     for start in range(0, len(hashes), BLOCK_ROWS):
         block = hashes[start : start + BLOCK_ROWS]
@@ -112,6 +115,9 @@ def near_duplicate_pairs(facts: Sequence[FileFacts], *, distance: int) -> list[N
         first, second = np.nonzero(bits <= distance)
         upper = second > first
         first, second = first[upper], second[upper]
+        rough = np.einsum("nd,nd->n", sketches[start + first], sketches[start + second])
+        likely = rough >= MIN_DETAIL_CORRELATION - SKETCH_ERROR
+        first, second = first[likely], second[likely]
         for at in range(0, len(first), PAIRS_AT_ONCE):
             i, j = first[at : at + PAIRS_AT_ONCE], second[at : at + PAIRS_AT_ONCE]
             a, b = details[start + i].astype(np.float32), details[start + j].astype(np.float32)
@@ -121,3 +127,17 @@ def near_duplicate_pairs(facts: Sequence[FileFacts], *, distance: int) -> list[N
                 for k in np.flatnonzero(correlation >= MIN_DETAIL_CORRELATION)
             ]
     return found
+
+
+def _sketch(details: np.ndarray) -> np.ndarray:
+    """Random projections (N, 64) of unit norm: their products estimate the details' correlations, cheaply.
+
+    At a correlation of .94 the estimate's standard deviation is .015, so SKETCH_ERROR loses none.
+    """
+    shape = (details.shape[1], SKETCH_LENGTH)
+    projection = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    chunks = [
+        details[at : at + PAIRS_AT_ONCE].astype(np.float32) @ projection for at in range(0, len(details), PAIRS_AT_ONCE)
+    ]
+    sketches = np.concatenate(chunks)
+    return np.asarray(sketches / np.maximum(np.linalg.norm(sketches, axis=1, keepdims=True), 1e-6))

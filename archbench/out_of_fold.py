@@ -61,9 +61,7 @@ class OutOfFold:
         if len(self.group) != len(self.rows):
             raise ValueError(f"{len(self.group)} groups for {len(self.rows)} rows")
         check_single_predictions(self.rows)
-        placed = np.unique(
-            np.stack([self.rows.patient_id.astype(str), np.asarray(self.group).astype(str)]), axis=1
-        )
+        placed = np.unique(np.stack([self.rows.patient_id.astype(str), np.asarray(self.group).astype(str)]), axis=1)
         patients, counts = np.unique(placed[0], return_counts=True)
         if (counts > 1).any():
             raise LeakError(f"patients in more than one group: {patients[counts > 1][:3].tolist()}")
@@ -116,9 +114,7 @@ def out_of_fold(predictions: Predictions) -> OutOfFold:
     rows = predictions.test.known()
     folds = np.unique(rows.fold)
     if len(folds) < 2:
-        raise ValueError(
-            f"out-of-fold rows need at least two test folds, found {folds.tolist()}; use from_validation"
-        )
+        raise ValueError(f"out-of-fold rows need at least two test folds, found {folds.tolist()}; use from_validation")
     return OutOfFold(rows=rows, group=rows.fold, crossed=True)
 
 

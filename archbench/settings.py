@@ -200,6 +200,7 @@ class Compute(Settings):
     threads: int = Field(1, ge=1, description="CPU threads of one torch job (others run beside it).")
     mem_mb: int = Field(4000, ge=500, description="Memory of one torch job, first attempt, MB.")
     runtime_min: int = Field(240, ge=1, description="Run time of one torch job, first attempt, minutes.")
+    log_dir: str = Field("logs", description="Folder of the job logs, relative to the working directory.")
     gpus: int = Field(0, ge=0, le=1, description="GPUs that a torch job asks the scheduler for.")
 
 

@@ -89,9 +89,9 @@ def assert_no_patient_crosses(*, parts: np.ndarray, patient_ids: Sequence[str] |
 def assign_patients(counts: np.ndarray, *, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """A part for each patient, shape (P,), so that every class spreads over the parts like `shares`.
 
-    Patients of rare classes are placed first, each where it lowers the chi-square distance between the parts'
-    counts (cases per class, patients per class, patients) and their targets the most; then single patients move
-    as long as that lowers it further. Placing the rare ones first spreads a grade that few patients have.
+    Patients of rare classes are placed first, which spreads them: each goes where it lowers the chi-square
+    distance between the parts' counts (cases per class, patients per class, patients) and their targets the
+    most. Then single patients move as long as that lowers it further.
 
     Args:
         counts: Cases of each patient per class, shape (P, C).
@@ -112,6 +112,7 @@ def assign_patients(counts: np.ndarray, *, shares: Sequence[float], rng: np.rand
         part[patient] = chosen = int(np.argmin(_rise(features[patient], filled, targets)))
         filled[chosen] += features[patient]
     _refine(part, features=features, filled=filled, targets=targets, order=order)
+    _fill_empty_parts(part, features=features, filled=filled, targets=targets)
     return part
 
 
@@ -136,6 +137,17 @@ def _refine(
             filled[part[patient]] += row
         if not moved:
             return
+
+
+def _fill_empty_parts(part: np.ndarray, *, features: np.ndarray, filled: np.ndarray, targets: np.ndarray) -> None:
+    """With few patients the best fit may leave a small part empty: give it the patient that harms least."""
+    for empty in np.setdiff1d(np.arange(len(targets)), part).tolist():
+        donors = np.flatnonzero(np.bincount(part, minlength=len(targets))[part] > 1)
+        rises = [_rise(features[p], filled, targets)[empty] for p in donors.tolist()]
+        chosen = int(donors[int(np.argmin(rises))])
+        filled[part[chosen]] -= features[chosen]
+        filled[empty] += features[chosen]
+        part[chosen] = empty
 
 
 @dataclass(frozen=True)

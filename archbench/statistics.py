@@ -130,9 +130,7 @@ def estimate(
     return Estimate(value, low, high, se_patients, se_seeds, lost, reason)
 
 
-def metric_record(
-    name: str, found: Estimate, *, n_cases: int, n_patients: int, undefined_reason: str
-) -> MetricRecord:
+def metric_record(name: str, found: Estimate, *, n_cases: int, n_patients: int, undefined_reason: str) -> MetricRecord:
     """Return the record of an estimate for a file; without a value it carries `undefined_reason`."""
     if np.isnan(found.value):
         return undefined(name, undefined_reason, n_cases, n_patients)
@@ -255,6 +253,4 @@ def ranks(draws: Array, *, greater_is_better: bool, confidence: float) -> Ranks:
     rank = 1.0 + better + (tied - 1) / 2.0
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(rank, [tail, 1.0 - tail], axis=1)
-    return Ranks(
-        mean=rank.mean(axis=1), low=low, high=high, first=np.where(better == 0, 1.0 / tied, 0.0).mean(axis=1)
-    )
+    return Ranks(mean=rank.mean(axis=1), low=low, high=high, first=np.where(better == 0, 1.0 / tied, 0.0).mean(axis=1))

@@ -151,7 +151,7 @@ def train(
     if progress.best_value is None:
         raise TrainingError(
             f"the validation {metric} was undefined in all {progress.epoch} epochs: the validation part has too few "
-            "classes; enlarge protocol.validation_fraction or stop on another metric (training.early_stopping.metric: loss)"
+            "classes; enlarge protocol.validation_fraction or set training.early_stopping.metric: loss"
         )
     network.load_state_dict(progress.best_tensors)
     return TrainingResult(
@@ -368,7 +368,7 @@ def _load_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> Progress:
-    """Load the state of the last finished epoch; one that is absent, damaged or of another identity gives a new start."""
+    """Load the state of the last finished epoch; without one of this identity that can be read, start over."""
     if not path.is_file():
         return Progress()
     try:

@@ -6,31 +6,30 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from archbench.artifacts import provenance, read_predictions, write_json
 from archbench.calibration import calibrate
+from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--study", required=True, help="study file (YAML or resolved JSON)")
-    parser.add_argument("--dataset", required=True, help="name of the dataset in the study")
-    parser.add_argument("--model", required=True, help="name of the model, or ensemble")
+    parser = stage_parser(__doc__, model=True)
     parser.add_argument("--predictions", required=True, help="prediction table with all folds and seeds")
     parser.add_argument("--output", required=True, help="calibration.json to write")
-    parser.add_argument("--code", default="", help="code fingerprint for the provenance")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Calibrate and write."""
     args = parse(argv)
+    label_progress(f"calibrate {args.dataset}/{args.model}")
     study = load_study(args.study)
     predictions = read_predictions(args.predictions, classes=tuple(study.datasets[args.dataset].classes))
     found = calibrate(
@@ -48,4 +47,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,30 +7,27 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from archbench.artifacts import provenance, read_predictions, write_json, write_predictions
+from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
 from archbench.ensemble import build_ensemble
 from archbench.tasks import get_task
 
+if TYPE_CHECKING:
+    import argparse
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--study", required=True, help="study file (YAML or resolved JSON)")
-    parser.add_argument("--dataset", required=True, help="name of the dataset in the study")
+    parser = stage_parser(__doc__)
     parser.add_argument("--members", required=True, nargs="+", help="names of the models")
-    parser.add_argument(
-        "--predictions", required=True, nargs="+", help="their prediction tables, in this order"
-    )
+    parser.add_argument("--predictions", required=True, nargs="+", help="their prediction tables, in this order")
     parser.add_argument("--output", required=True, help="prediction table to write")
     parser.add_argument("--decision", required=True, help="decision.json to write")
-    parser.add_argument("--code", default="", help="code fingerprint for the provenance")
     args = parser.parse_args(argv)
     if len(args.members) != len(args.predictions):
         parser.error(f"{len(args.members)} --members but {len(args.predictions)} --predictions")
@@ -40,6 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Build the ensemble and write."""
     args = parse(argv)
+    label_progress(f"ensemble {args.dataset}")
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation
     classes = tuple(dataset.classes)
@@ -58,13 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     origin = provenance(
         study=study.study, dataset=args.dataset, model="ensemble", config_hash=study.hash, code=args.code
     )
-    write_predictions(
-        args.output, replace(predictions, metadata={"provenance": origin, "members": args.members})
-    )
+    write_predictions(args.output, replace(predictions, metadata={"provenance": origin, "members": args.members}))
     write_json(args.decision, {"provenance": origin, **decision})
     print(f"ensemble on {args.dataset}: {decision['choice']}. {decision['reason']}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

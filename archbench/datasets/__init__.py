@@ -26,8 +26,8 @@ class DatasetError(ValueError):
 class RawRow:
     """One row as the source gives it; nothing is checked yet.
 
-    `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself marks
-    the row as invalid; `malformed` says why the row could not be read (wrong number of fields).
+    `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself
+    marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields).
     """
 
     file: str

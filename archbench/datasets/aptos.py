@@ -17,8 +17,8 @@ def read_aptos(settings: SourceSettings) -> Source:
     """
     path, records, notes = read_csv(settings, required=("id_code", "diagnosis"))
     notes.append(
-        "APTOS has no patient ids: each image counts as its own patient, so that the two eyes of one person may "
-        "lie on both sides of a split, and intervals may be too narrow"
+        "APTOS has no patient ids: each image counts as its own patient, so that the two eyes of one person "
+        "may lie on both sides of a split, and intervals may be too narrow"
     )
     folders = (settings.images,) if settings.images else FOLDERS
     rows = []

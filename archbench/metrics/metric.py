@@ -61,9 +61,7 @@ class Metric:
         if self.kind == "probability":
             return float(self.function(self.terms(probabilities, y_true).sum(axis=1)))
         questions = zip(*self.terms(probabilities, y_true), strict=True)
-        return float(
-            mean_defined(np.array([self.function(score, positive)[0] for score, positive in questions]))
-        )
+        return float(mean_defined(np.array([self.function(score, positive)[0] for score, positive in questions])))
 
 
 def softmax(logits: Array) -> Array:

@@ -51,9 +51,7 @@ def check_single_predictions(predictions: Predictions) -> None:
     unique, counts = np.unique(pairs, axis=1, return_counts=True)
     if (counts > 1).any():
         names = unique[1, counts > 1][:3].tolist()
-        raise ValueError(
-            f"cases with more than one prediction per seed: {names}; each case may be scored once"
-        )
+        raise ValueError(f"cases with more than one prediction per seed: {names}; each case may be scored once")
     placed = np.unique(np.stack([predictions.patient_id.astype(str), predictions.fold.astype(str)]), axis=1)
     patients, counts = np.unique(placed[0], return_counts=True)
     if (counts > 1).any():
@@ -113,9 +111,7 @@ def patient_rows(predictions: Predictions, patients: Array) -> Array:
     rows = np.minimum(rows, len(patients) - 1)
     missing = patients[rows] != predictions.patient_id
     if missing.any():
-        raise ValueError(
-            f"patients without weights: {np.unique(predictions.patient_id[missing])[:3].tolist()}"
-        )
+        raise ValueError(f"patients without weights: {np.unique(predictions.patient_id[missing])[:3].tolist()}")
     return rows
 
 

@@ -6,27 +6,17 @@ say it, and nothing is filled in.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archbench.artifacts import ArtifactError, read_json, read_table
+from archbench.artifacts import ArtifactError, read_table
+from archbench.report.artifact_files import Run, collect_runs, read_optional
 from archbench.report.logs import LogTail, find_failure_log
 
 ENSEMBLE = "ensemble"
 FINISHED, INCOMPLETE, FAILED, PENDING = "complete", "incomplete", "failed", "pending"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training job: its settings and its history, either of which may be missing."""
-
-    fold: int
-    seed: int
-    settings: dict[str, Any] | None
-    history: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,17 @@ class ModelResult:
     def is_ensemble(self) -> bool:
         """Whether this is the ensemble and not a trained model."""
         return self.name == ENSEMBLE
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether this is an ensemble that uses its best base model alone."""
+        return str((self.decision or {}).get("choice", "")).startswith("best base")
+
+    @property
+    def members(self) -> list[str]:
+        """The models that an ensemble runs; empty for a trained model."""
+        decision = self.decision or {}
+        return [decision["best_base"]] if self.fell_back else list(decision.get("members", []))
 
     def record(self, metric: str) -> dict[str, Any] | None:
         """The record of a metric, or None if it was not computed for this model."""
@@ -174,9 +175,9 @@ def _collect_dataset(
     name: str, entry: dict[str, Any], config: dict[str, Any], folder: Path, logs: Path | None
 ) -> DatasetResult:
     missing: dict[str, str] = {}
-    audit = _read_optional(folder / "data" / "audit.json", "audit", missing)
-    timing = _read_optional(folder / "timing.json", "timing", missing)
-    comparison = _read_optional(folder / "comparison.json", "comparison", missing)
+    audit = read_optional(folder / "data" / "audit.json", "audit", missing)
+    timing = read_optional(folder / "timing.json", "timing", missing)
+    comparison = read_optional(folder / "comparison.json", "comparison", missing)
     models = [
         _collect_model(model, dict(values or {}), config, folder, timing, logs)
         for model, values in config.get("models", {}).items()
@@ -204,13 +205,14 @@ def _collect_model(
     timing: dict[str, Any] | None,
     logs: Path | None,
 ) -> ModelResult:
-    folder, missing = dataset_folder / name, {}
-    metrics = _read_optional(folder / "metrics.json", "metrics", missing)
-    calibration = _read_optional(folder / "calibration.json", "calibration", missing)
-    export = _read_optional(folder / "export.json", "export", missing)
+    folder = dataset_folder / name
+    missing: dict[str, str] = {}
+    metrics = read_optional(folder / "metrics.json", "metrics", missing)
+    calibration = read_optional(folder / "calibration.json", "calibration", missing)
+    export = read_optional(folder / "export.json", "export", missing)
     gradcam = None
     if (config.get("explain") or {}).get("cases", 1):
-        gradcam = _read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
+        gradcam = read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
     if timing is None or not any(row["model"] == name for row in timing.get("results", [])):
         missing["timing"] = "not timed"
     status = FAILED if metrics is None else (INCOMPLETE if missing else FINISHED)
@@ -224,7 +226,7 @@ def _collect_model(
         calibration=calibration,
         export=export,
         gradcam=gradcam,
-        runs=_collect_runs(folder),
+        runs=collect_runs(folder),
         missing=missing,
         log=log,
     )
@@ -238,10 +240,11 @@ def _expects_ensemble(config: dict[str, Any], folder: Path) -> bool:
 
 
 def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], logs: Path | None, *, n_base: int) -> ModelResult:
-    folder, missing = dataset_folder / ENSEMBLE, {}
-    metrics = _read_optional(folder / "metrics.json", "metrics", missing)
-    calibration = _read_optional(folder / "calibration.json", "calibration", missing)
-    decision = _read_optional(folder / "decision.json", "decision", missing)
+    folder = dataset_folder / ENSEMBLE
+    missing: dict[str, str] = {}
+    metrics = read_optional(folder / "metrics.json", "metrics", missing)
+    calibration = read_optional(folder / "calibration.json", "calibration", missing)
+    decision = read_optional(folder / "decision.json", "decision", missing)
     if metrics is None and n_base < 2:
         missing["metrics"] = f"an ensemble needs two evaluated models, there are {n_base}"
     return ModelResult(
@@ -257,34 +260,6 @@ def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], logs: Path |
     )
 
 
-def _collect_runs(folder: Path) -> tuple[Run, ...]:
-    runs = []
-    for path in folder.glob("fold*-seed*"):
-        fold, _, seed = path.name.removeprefix("fold").partition("-seed")
-        if not (fold.isdigit() and seed.isdigit()):
-            continue
-        settings = _read_optional(path / "settings.json", "settings", {})
-        runs.append(Run(int(fold), int(seed), settings, read_history(path / "history.csv")))
-    return tuple(sorted(runs, key=lambda run: (run.seed, run.fold)))
-
-
-def read_history(path: Path) -> dict[str, list[float | None]]:
-    """Read a training history: column -> values; empty cells are None, a missing file is {}."""
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [_number(row.get(key)) for row in rows] for key in (rows[0] if rows else {})}
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if value == value else None
-
-
 def _same_cases(path: Path) -> bool:
     if not path.exists():
         return False
@@ -293,18 +268,3 @@ def _same_cases(path: Path) -> bool:
     except ArtifactError:
         return False
     return bool(metadata.get("selected_and_reported_on_same_cases"))
-
-
-def _read_optional(path: Path, what: str, missing: dict[str, str]) -> dict[str, Any] | None:
-    if not path.exists():
-        missing[what] = f"{path.name} was not written"
-        return None
-    try:
-        content = read_json(path)
-    except ArtifactError as error:
-        missing[what] = str(error)
-        return None
-    if not isinstance(content, dict):
-        missing[what] = f"{path.name} holds a {type(content).__name__}, not an object"
-        return None
-    return content

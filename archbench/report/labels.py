@@ -189,7 +189,7 @@ def verdict_against_best(comparison: Mapping[str, Any] | None, model: str) -> Ve
     pair = pair_with_best(comparison, model)
     if comparison is None:
         return None
-    if model == comparison.get("best"):
+    if model == comparison.get("best") and len(comparison.get("models", [])) > 1:
         return Verdict("highest", "good")
     if pair is None:
         return None

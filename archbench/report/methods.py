@@ -125,9 +125,9 @@ def _statistics_paragraph(study: StudyResult) -> str:
     margin = join_names(dict.fromkeys(f"±{_plain(v)}" for v in deltas.values() if v is not None))
     text = (
         f"The primary metric is the {primary}. Intervals ({level}) are percentiles of "
-        f"{format_count(evaluation.get('resamples'))} bootstrap draws of patients, stratified by fold, shared by all models. "
-        f"Pairs of models were compared by the paired difference over {format_count(evaluation.get('comparison_resamples'))} "
-        "draws, p values corrected by Holm over all pairs"
+        f"{format_count(evaluation.get('resamples'))} bootstrap draws of patients, stratified by fold, shared by all "
+        "models. Pairs of models were compared by the paired difference over "
+        f"{format_count(evaluation.get('comparison_resamples'))} draws, p values corrected by Holm over all pairs"
     )
     if margin:
         text += f"; two models are called equivalent if the 90\u00a0% interval of their difference lies inside {margin}"

@@ -57,6 +57,7 @@ def _dataset_warnings(dataset: DatasetResult) -> list[Notice]:
             )
         )
     found += _failed_warning(dataset) + _few_patients_warning(dataset) + _timing_warning(dataset)
+    found += _calibration_warning(dataset)
     return found + _artifact_warnings(dataset, found)
 
 
@@ -101,6 +102,19 @@ def _timing_warning(dataset: DatasetResult) -> list[Notice]:
         "else ran on the machine. Trust the ratios of the interleaved rounds, not the milliseconds."
     )
     return [Notice("Disturbed timing", text)]
+
+
+def _calibration_warning(dataset: DatasetResult) -> list[Notice]:
+    worse = []
+    for model in dataset.evaluated:
+        loss = (model.calibration or {}).get("log_loss") or {}
+        raw, calibrated = ((loss.get(key) or {}).get("value") for key in ("raw", "calibrated"))
+        if raw is not None and calibrated is not None and calibrated > raw:
+            worse.append(model.name)
+    if not worse:
+        return []
+    text = f"The temperatures made the probabilities of {join_names(worse)} worse on other patients, not better."
+    return [Notice("Calibration did not help", text)]
 
 
 # What the artifacts warn of in their own words, and the page already says.

@@ -10,13 +10,14 @@ from typing import Any
 
 from archbench.report.audit_tables import audit_tables, hash_table, version_table
 from archbench.report.collect import INCOMPLETE, DatasetResult, ModelResult, StudyResult
-from archbench.report.cost_figures import pareto_panel, training_panels
+from archbench.report.comparison_tables import fold_table_of_values, pairs_table, ranks_table
 from archbench.report.cost_tables import parity_table, timing_table, training_table
 from archbench.report.curves import read_precision_recall
 from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.labels import format_share
 from archbench.report.methods import commands_of, hardware_words, methods_paragraphs
 from archbench.report.notices import warnings_of
+from archbench.report.pareto_figure import pareto_panel
 from archbench.report.pictures import CamCase, cam_cases, cases_per_side, embed
 from archbench.report.quality_figures import (
     class_distribution_panel,
@@ -30,14 +31,12 @@ from archbench.report.quality_tables import (
     calibration_table,
     class_table,
     ensemble_table,
-    fold_table_of_values,
     main_table,
     other_metrics_table,
-    pairs_table,
     planted_table,
-    ranks_table,
 )
 from archbench.report.text import answer, planted_sentence
+from archbench.report.training_figures import training_panels
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -118,7 +117,18 @@ def _template() -> Any:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     return environment.get_template("report.html.j2")
+
+
+def _breakable(text: str) -> Any:
+    """Escaped text that a narrow column may break after _, - and / instead of inside a word."""
+    from markupsafe import Markup, escape
+
+    marked = str(escape(text))
+    for mark in "_-/":
+        marked = marked.replace(mark, f"{mark}<wbr>")
+    return Markup(marked)
 
 
 def _asset(name: str) -> Any:
@@ -180,17 +190,18 @@ def _pictures(panels: Sequence[Panel]) -> list[Picture]:
 
 
 def _cost_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
-    narrow = pareto_panel(dataset, width=3.6, height=3.8)
+    narrow = pareto_panel(dataset, narrow=True)
     timing = dataset.timing or {}
+    untimed = dataset.missing.get("timing", "timing.json holds no result of it")
     return {
         "pareto": next(iter(_pictures(panels.pareto)), None),
         "pareto_narrow": render(narrow) if narrow else None,
-        "pareto_missing": f"There is no such figure: no evaluated model was timed ({dataset.missing.get('timing', 'no timing')}).",
+        "pareto_missing": f"There is no such figure: no evaluated model was timed ({untimed}).",
         "training": _pictures(panels.training),
         "training_table": training_table(dataset),
         "parity_table": parity_table(dataset),
         "timing_table": timing_table(dataset),
-        "timing_missing": f"Inference was not timed: {dataset.missing.get('timing', 'timing.json holds no result')}.",
+        "timing_missing": f"Inference was not timed: {untimed}.",
         "hardware": f"Measured on {hardware_words(timing.get('hardware') or {})}; {timing.get('rounds')} rounds.",
     }
 
@@ -248,6 +259,7 @@ def _ensemble_view(dataset: DatasetResult) -> dict[str, Any]:
     if decision:
         keys = ("choice", "reason", "members", "per_fold_choice", "diagnostics")
         shown = {key: decision.get(key) or "" for key in keys}
+        shown["fell_back"] = bool(ensemble and ensemble.fell_back)
     return {
         "decision": shown,
         "ensemble_table": ensemble_table(dataset, decision) if decision else None,

@@ -84,9 +84,9 @@ def _open(path: Path, max_side: int) -> Any:
     with Image.open(path) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{path} claims {picture.width} x {picture.height} pixels: refused")
-        picture = picture.convert("RGB")
-        picture.thumbnail((max_side, max_side))
-        return picture
+        bounded = picture.convert("RGB")
+    bounded.thumbnail((max_side, max_side))
+    return bounded
 
 
 def write_cam_sheet(datasets: Sequence[DatasetResult], path: Path) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
+# A bin with fewer cases says nothing, and its line would draw the eye.
+MIN_BIN_CASES = 5
 BLUE, ORANGE = OKABE_ITO[0], OKABE_ITO[1]
 
 
@@ -68,7 +70,7 @@ def confusion_panels(dataset: DatasetResult) -> list[Panel]:
 
 def _confusion_panel(name: str, matrix: np.ndarray, classes: list[str]) -> Panel:
     k = len(classes)
-    cell = 0.5 if k <= 6 else (0.4 if k <= 10 else 0.27)
+    cell = 0.5 if k <= 6 else (0.4 if k <= 10 else 0.22)
     longest = max(len(line) for c in classes for line in wrap(c, 18).split("\n"))
     side = k * cell + 0.075 * longest + 0.4
     totals = matrix.sum(axis=1)
@@ -100,17 +102,23 @@ def _draw_confusion(figure: FigureBase, *, matrix: np.ndarray, classes: list[str
             color = "white" if share[i, j] > 0.55 else "black"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.15)
     labels = [wrap(name, 18) for name in classes]
-    steep = max(len(line) for label in labels for line in label.split("\n")) > 4
-    turn = {"rotation": 90 if k > 10 else 45, "ha": "center" if k > 10 else "right"} if steep else {}
-    if steep and k <= 10:
-        turn["rotation_mode"] = "anchor"
-    axes.set_xticks(range(k), labels, **turn)
+    steep = max(len(line) for name in labels for line in name.split("\n")) > 4
+    axes.set_xticks(range(k), labels)
+    if steep and k > 10:
+        axes.tick_params(axis="x", labelrotation=90)
+    elif steep:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(k), labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.tick_params(length=0, labelsize=8.5 if k <= 10 else 7)
     for side in axes.spines.values():
         side.set_visible(False)
+    axes.set_xticks(np.arange(0.5, k - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, k - 1), minor=True)
+    axes.grid(which="minor", color=GRID_COLOR, linewidth=0.4)
+    axes.tick_params(which="minor", length=0)
 
 
 def _blues() -> Any:
@@ -157,7 +165,7 @@ def _curve_panels(dataset: DatasetResult, *, key: str, draw: Any, what: str) -> 
 
 def _curve_panel(name: str, what: str, draw: Any, lines: Mapping[str, Any], styles: dict[str, Line]) -> Panel:
     alt = f"{what} for {name} against the rest: {', '.join(lines)}."
-    return Panel(name, alt, partial(draw, lines=lines, styles=styles), width=3.0, height=2.9)
+    return Panel(name, alt, partial(draw, lines=lines, styles=styles), width=2.85, height=2.75)
 
 
 def _classes(dataset: DatasetResult) -> list[str]:
@@ -198,7 +206,7 @@ def reliability_panels(dataset: DatasetResult) -> list[Panel]:
         if any(reliability.get(key) for key in ("raw", "calibrated")):
             alt = f"Reliability of {model.name}: accuracy against confidence, raw and calibrated."
             draw = partial(_draw_reliability, reliability=reliability)
-            panels.append(Panel(model.name, alt, draw, width=3.0, height=3.2))
+            panels.append(Panel(model.name, alt, draw, width=2.85, height=3.05))
     return panels
 
 
@@ -206,7 +214,9 @@ def _draw_reliability(figure: FigureBase, *, reliability: Mapping[str, Any]) -> 
     axes = _square(figure, "stated confidence", "share that is right")
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle=":")
     for key, color, marker in (("raw", ORANGE, "s"), ("calibrated", BLUE, "o")):
-        bins = [b for b in reliability.get(key) or [] if b.get("accuracy") is not None and b.get("n")]
+        bins = [
+            b for b in reliability.get(key) or [] if b.get("accuracy") is not None and b.get("n", 0) >= MIN_BIN_CASES
+        ]
         if not bins:
             continue
         x = [b["confidence"] for b in bins]

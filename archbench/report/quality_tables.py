@@ -13,7 +13,6 @@ from archbench.report.labels import (
     format_duration,
     format_interval,
     format_ms,
-    format_p,
     format_share,
     format_si,
     format_value,
@@ -29,7 +28,7 @@ NOT_EVALUATED = "the model failed: it has no result"
 
 def caption(dataset: DatasetResult, text: str) -> str:
     """A table caption that names the dataset and says so where the data are phantoms."""
-    return f"{'Phantom data. ' if dataset.phantom else ''}{dataset.name}: {text}"
+    return f"{'Phantom data. ' if dataset.phantom else ''}Dataset {dataset.name}: {text}"
 
 
 def main_table(dataset: DatasetResult) -> Table:
@@ -46,7 +45,7 @@ def main_table(dataset: DatasetResult) -> Table:
     ]
     rows = [_main_row(dataset, model, names) for model in [*ranked(dataset), *dataset.failed]]
     level = f"{100 * dataset.confidence:g}\u00a0%"
-    text = f"results with {level} intervals that resample patients, best first. A drawn bar is the interval, its dot the value."
+    text = f"results with {level} intervals over patients, best first. A drawn bar is the interval, its dot the value."
     return Table(f"results-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
 
 
@@ -102,10 +101,14 @@ def _cost_cells(dataset: DatasetResult, model: ModelResult) -> list[Cell]:
     onnx = "" if cost["onnx_mib"] is None else f"{cost['onnx_mib']:.1f}\u00a0MiB"
     rate = cost["throughput_img_per_s"]
     speed = "" if rate is None else f"{rate:,.0f}\u00a0/\u00a0s".replace(",", "\u202f")
-    untrained = "given checkpoint, not trained" if model.entry.get("checkpoint") else "training did not finish"
+    untimed, unexported, untrained = "not timed", "not exported", "training did not finish"
+    if model.metrics is None:
+        untimed = unexported = untrained = NOT_EVALUATED
+    elif model.entry.get("checkpoint"):
+        untrained = "given checkpoint, not trained"
     return [
-        number_cell(cost["latency_ms"], format_ms(cost["latency_ms"]), reason="not timed", sub=speed),
-        number_cell(cost["parameters"], format_si(cost["parameters"]), reason="not exported", sub=onnx),
+        number_cell(cost["latency_ms"], format_ms(cost["latency_ms"]), reason=untimed, sub=speed),
+        number_cell(cost["parameters"], format_si(cost["parameters"]), reason=unexported, sub=onnx),
         number_cell(cost["train_seconds"], format_duration(cost["train_seconds"]), reason=untrained),
     ]
 
@@ -135,79 +138,6 @@ def class_table(dataset: DatasetResult, model: ModelResult) -> Table:
         rows.append([Cell(name, name.lower()), first, *cells])
     text = f"{model.name}, each class with its intervals."
     return Table(f"classes-{dataset.name}-{model.name}", caption(dataset, text), columns, rows, sortable=True)
-
-
-def pairs_table(dataset: DatasetResult) -> Table | None:
-    """Every pair of models with its difference, p value and verdict."""
-    pairs = (dataset.comparison or {}).get("pairs") or []
-    if not pairs:
-        return None
-    columns = [
-        Column("Pair", numeric=False),
-        Column("Difference", "first minus second"),
-        Column("p", "bootstrap over patients, one pair alone"),
-        Column("p (Holm)", "corrected over all pairs"),
-        Column("Verdict on the first", numeric=False),
-    ]
-    rows = []
-    for pair in pairs:
-        record = {"value": pair["difference"], "low": pair.get("low"), "high": pair.get("high")}
-        rows.append(
-            [
-                Cell(f"{pair['a']} − {pair['b']}", pair["a"]),
-                record_cell({**record, "reason": "undefined for one of the two"}, draw=True),
-                number_cell(pair.get("p"), format_p(pair.get("p")), reason="no test"),
-                number_cell(pair.get("p_holm"), format_p(pair.get("p_holm")), reason="no test"),
-                Cell(pair["verdict"], pair["verdict"]),
-            ]
-        )
-    text = f"paired differences in {metric_label(dataset.primary).long} over the same redrawn patients."
-    return Table(f"pairs-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
-
-
-def ranks_table(dataset: DatasetResult) -> Table | None:
-    """Mean rank with its interval and the chance of rank one."""
-    models = (dataset.comparison or {}).get("models") or []
-    if len(models) < 2:
-        return None
-    columns = [
-        Column("Model", numeric=False),
-        Column("Mean rank", "over the redrawn groups of patients"),
-        Column("First in", "share of the redrawn groups in which the model comes first"),
-    ]
-    rows = []
-    for row in models:
-        record = {"value": row.get("mean_rank"), "low": row.get("rank_low"), "high": row.get("rank_high")}
-        share = row.get("p_rank1")
-        rows.append(
-            [
-                Cell(row["model"], row["model"].lower()),
-                record_cell({**record, "reason": "not ranked"}, digits=1),
-                number_cell(share, format_share(share), reason="not ranked"),
-            ]
-        )
-    return Table(f"ranks-{dataset.name}", caption(dataset, "ranks with their uncertainty."), columns, rows)
-
-
-def fold_table_of_values(dataset: DatasetResult) -> Table | None:
-    """The primary metric of every model in every fold and seed."""
-    keys = sorted({(row["seed"], row["fold"]) for m in dataset.evaluated for row in _per_fold(m)})
-    if not keys:
-        return None
-    seeds = {seed for seed, _ in keys}
-    titles = [f"fold {fold}" + (f", seed {seed}" if len(seeds) > 1 else "") for seed, fold in keys]
-    columns = [Column("Model", numeric=False), *(Column(title) for title in titles)]
-    rows = []
-    for model in ranked(dataset):
-        values = {(row["seed"], row["fold"]): row["metrics"].get(dataset.primary) for row in _per_fold(model)}
-        cells = [number_cell(values.get(k), format_value(values.get(k)), reason="undefined in this fold") for k in keys]
-        rows.append([Cell(model.name, model.name.lower()), *cells])
-    text = f"{metric_label(dataset.primary).long} fold by fold."
-    return Table(f"folds-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
-
-
-def _per_fold(model: ModelResult) -> list[dict[str, Any]]:
-    return (model.metrics or {}).get("per_fold") or []
 
 
 def calibration_table(dataset: DatasetResult) -> Table | None:

@@ -168,7 +168,9 @@ def _align(grid: Sequence[Sequence[str]]) -> str:
     plain = [[cell.replace("\u00a0", " ").replace("\u202f", " ") for cell in row] for row in grid]
     widths = [max(len(row[k]) for row in plain) for k in range(len(plain[0]))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in plain
     ]
     lines.insert(1, "-" * max(len(line) for line in lines))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from archbench.report.collect import DatasetResult, ModelResult
-from archbench.report.cost_figures import ensemble_latency_ms
 from archbench.report.labels import (
     format_count,
     format_duration,
@@ -21,6 +20,9 @@ from archbench.report.labels import (
     metric_label,
     pair_with_best,
 )
+from archbench.report.pareto_figure import ensemble_latency_ms
+
+MAX_NAMED_MEMBERS = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def best_model(dataset: DatasetResult) -> ModelResult | None:
         sign = -1 if metric_label(dataset.primary).lower_is_better else 1
         scored = [(sign * r["value"], m) for m in dataset.evaluated if (r := _defined(dataset, m)) is not None]
         best = max(scored, key=lambda pair: pair[0])[1] if scored else None
-    if best is not None and best.is_ensemble and fell_back(best):
+    if best is not None and best.is_ensemble and best.fell_back:
         return dataset.find((best.decision or {}).get("best_base")) or best
     return best
 
@@ -53,11 +55,6 @@ def _defined(dataset: DatasetResult, model: ModelResult) -> dict[str, Any] | Non
     return record if record is not None and record["value"] is not None else None
 
 
-def fell_back(ensemble: ModelResult) -> bool:
-    """Whether the ensemble uses its best base model alone."""
-    return str((ensemble.decision or {}).get("choice", "")).startswith("best base")
-
-
 def answer(dataset: DatasetResult) -> Answer:
     """Which model, how good, against what, how sure, at what cost, and what speaks against it."""
     best = best_model(dataset)
@@ -65,7 +62,7 @@ def answer(dataset: DatasetResult) -> Answer:
     if best is None or record is None:
         return Answer(dataset.name, "no answer", "", (_no_answer(dataset),))
     label = metric_label(dataset.primary)
-    value = f"{label.short} {format_value(record['value'], 2)}{_between(record, ' (', ')')}"
+    value = f"{label.short} {format_value(record['value'], 2)}{_between(dataset, record, ' (', ')')}"
     sentences = (_quality_sentence(dataset, best, record), _cost_sentence(dataset, best))
     return Answer(dataset.name, best.name, value, sentences)
 
@@ -76,45 +73,46 @@ def _no_answer(dataset: DatasetResult) -> str:
     return f"The {metric_label(dataset.primary).long} is undefined for every model, so they can't be ranked."
 
 
-def _between(record: dict[str, Any], before: str, after: str) -> str:
+def _between(dataset: DatasetResult, record: dict[str, Any], before: str, after: str = "", *, digits: int = 2) -> str:
     if record.get("low") is None or record.get("high") is None:
         return ""
-    interval = f"{format_value(record['low'], 2)} to {format_value(record['high'], 2)}"
-    return f"{before}95\u00a0% interval {interval}{after}"
+    interval = f"{format_value(record['low'], digits)} to {format_value(record['high'], digits)}"
+    return f"{before}{100 * dataset.confidence:g}\u00a0% interval {interval}{after}"
 
 
 def _quality_sentence(dataset: DatasetResult, best: ModelResult, record: dict[str, Any]) -> str:
     label = metric_label(dataset.primary)
     kind = "phantom cases" if dataset.phantom else "cases"
     count = f"{format_count(record['n_cases'])} {kind} of {format_count(record['n_patients'])} patients"
-    name = _described(best)
+    second = runner_up(dataset, best)
+    did = "did best" if second else "is the only model with a value"
     meaning = f" ({label.explanation})" if label.explanation else ""
     start = (
-        f"Tested on {count}, {name} did best: its {label.long}{meaning} is "
-        f"{format_value(record['value'], 2)}{_between(record, ', ', '')}"
+        f"Tested on {count}, {_described(best)} {did}: its {label.long}{meaning} is "
+        f"{format_value(record['value'], 2)}{_between(dataset, record, ', ')}"
     )
-    second = runner_up(dataset, best)
     if second is None:
-        return f"{start}; no other model was evaluated, so it is compared with nothing."
-    return f"{start}, against {_value_of(dataset, second)} for the next, {second.name}{_separation(dataset, best, second)}."
+        return f"{start}; it could be compared with nothing."
+    against = f"against {_value_of(dataset, second)} for the next, {second.name}"
+    return f"{start}, {against}{_separation(dataset, best, second)}."
 
 
 def _described(model: ModelResult) -> str:
     if not model.is_ensemble:
         return model.name
-    members = (model.decision or {}).get("members", [])
+    members = model.members
+    if len(members) > MAX_NAMED_MEMBERS:
+        return f"the ensemble of {len(members)} models"
     return f"the ensemble of {join_names(members)}" if members else "the ensemble"
 
 
 def runner_up(dataset: DatasetResult, best: ModelResult) -> ModelResult | None:
-    """The next model after the best; an ensemble that is the best model again does not count."""
+    """The next architecture after the best model; an ensemble holds the best model, so it does not count."""
     sign = -1 if metric_label(dataset.primary).lower_is_better else 1
     others = [
         (sign * record["value"], model)
         for model in dataset.evaluated
-        if model.name != best.name
-        and not (model.is_ensemble and fell_back(model))
-        and (record := _defined(dataset, model)) is not None
+        if model.name != best.name and not model.is_ensemble and (record := _defined(dataset, model)) is not None
     ]
     return max(others, key=lambda pair: pair[0])[1] if others else None
 
@@ -132,7 +130,7 @@ def _separation(dataset: DatasetResult, best: ModelResult, second: ModelResult) 
     pair = _pair(dataset, best, second)
     if pair is None:
         return " (the two were not compared)"
-    size = f"{format_value(pair['difference'], 2)}{_between(pair, ', ', '')}"
+    size = f"{format_value(pair['difference'], 3)}{_between(dataset, pair, ', ', digits=3)}"
     verdicts = {
         "better": f": a difference of {size}, which this many patients establish",
         "better but trivial": f": a difference of {size}, established but too small to matter",
@@ -153,7 +151,7 @@ def _cost_sentence(dataset: DatasetResult, best: ModelResult) -> str:
 def _rank_part(dataset: DatasetResult, best: ModelResult) -> str:
     rows = {row["model"]: row for row in (dataset.comparison or {}).get("models", [])}
     share = (rows.get(best.name) or {}).get("p_rank1")
-    if share is None:
+    if share is None or len(rows) < 2:
         return ""
     return f"it comes first in {format_share(share)} of the redrawn groups of patients"
 
@@ -205,7 +203,7 @@ def _cheaper(dataset: DatasetResult, best: ModelResult) -> str:
 
 
 def _many_members(model: ModelResult) -> str:
-    members = (model.decision or {}).get("members", []) if model.is_ensemble else []
+    members = model.members
     return f"{len(members)} models have to be run for every image" if len(members) > 1 else ""
 
 
@@ -221,7 +219,8 @@ def planted_sentence(dataset: DatasetResult) -> str:
     grades = f"The planted grades are recovered above chance by {_of(above, len(lows))}"
     if not hits:
         return f"{grades}; there is no CAM to compare with the planted lesions."
-    return f"{grades}, and the lesions draw the strongest point of the CAM more often than chance in {_of(looked, len(hits))}."
+    share = _of(looked, len(hits))
+    return f"{grades}, and the strongest point of the CAM lies in a lesion more often than by chance in {share}."
 
 
 def _of(count: int, total: int) -> str:

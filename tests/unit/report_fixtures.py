@@ -458,7 +458,7 @@ def _decision(dataset: str, spec: SyntheticStudy, alive: Sequence[str]) -> dict[
         ],
         "choice": chosen,
         "reason": "The lower 90 % bound of the gain decides: a more complex candidate is taken only if it is above 0.",
-        "members": [best] if spec.ensemble == "best base" else list(alive),
+        "members": list(alive),
         "per_fold_choice": [{"fold": k, "choice": chosen, "reason": "see above"} for k in range(spec.folds)],
         "diagnostics": [],
         "best_base": best,

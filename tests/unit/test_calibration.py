@@ -85,9 +85,7 @@ def test_a_holdout_is_fitted_on_validation_and_measured_on_test():
     (parameters,) = found["parameters"]
     assert parameters["fitted_on"] == "validation rows"
     assert parameters["n_cases"] == len(predictions.val)
-    assert parameters["temperature"] == pytest.approx(
-        minimise_log_loss(predictions.val.logits, predictions.val.y_true)
-    )
+    assert parameters["temperature"] == pytest.approx(minimise_log_loss(predictions.val.logits, predictions.val.y_true))
     assert found["log_loss"]["raw"]["n_cases"] == len(predictions.test)
 
 
@@ -124,9 +122,7 @@ def test_order_of_rows_does_not_matter():
     first, second = calibrate(predictions, **SETTINGS), calibrate(shuffled, **SETTINGS)
     for name in ("ece", "log_loss", "brier"):
         for part in ("raw", "calibrated"):
-            values = [
-                [found[name][part][key] for key in ("value", "low", "high")] for found in (first, second)
-            ]
+            values = [[found[name][part][key] for key in ("value", "low", "high")] for found in (first, second)]
             assert values[0] == pytest.approx(values[1], abs=1e-6)
 
 

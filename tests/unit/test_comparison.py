@@ -69,9 +69,7 @@ def test_verdicts(gain, significant, inner, words):
 
 
 def test_margins_depend_on_the_metric():
-    assert (
-        default_delta("auroc_macro") == 0.01 and default_delta("qwk") == 0.02 and default_delta("mcc") == 0.02
-    )
+    assert default_delta("auroc_macro") == 0.01 and default_delta("qwk") == 0.02 and default_delta("mcc") == 0.02
     models = {"a": planted(rng=1, patients=30), "b": planted(rng=2, patients=30)}
     assert compare(models, delta=0.5, **SETTINGS)["pairs"][0]["verdict"] in (
         "equivalent",
@@ -85,9 +83,9 @@ def test_seed_variance_makes_a_difference_harder_to_call():
     extra = np.repeat([0.0, 0.3, 3.0], len(shaky) // 3)[:, None] * np.eye(5)[shaky.y_true]
     shaky = replace(shaky, logits=(shaky.logits + extra).astype(np.float32))
     (pair,) = compare({"steady": steady, "shaky": shaky}, **SETTINGS)["pairs"]
-    single = [
-        compare({n: t.select(t.seed == 3) for n, t in (("steady", steady), ("shaky", shaky))}, **SETTINGS)
-    ][0]["pairs"][0]
+    single = [compare({n: t.select(t.seed == 3) for n, t in (("steady", steady), ("shaky", shaky))}, **SETTINGS)][0][
+        "pairs"
+    ][0]
     assert pair["high"] - pair["low"] > 2 * (single["high"] - single["low"])
     assert pair["verdict"] == "inconclusive"
 

@@ -109,9 +109,7 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_seeds_are_combined_separately():
-    both, _ = build_ensemble(
-        members(1.0, 1.2, patients=60, seeds=(1, 2)), **{**SETTINGS, "candidates": ("mean",)}
-    )
+    both, _ = build_ensemble(members(1.0, 1.2, patients=60, seeds=(1, 2)), **{**SETTINGS, "candidates": ("mean",)})
     assert np.unique(both.seed).tolist() == [1, 2] and len(both) == 240
     assert (both.logits[both.seed == 1] != both.logits[both.seed == 2]).any()
 
@@ -199,9 +197,7 @@ def test_stacking_is_at_least_as_good_as_sklearns_ridge():
     stacked = stack_members(members(1.0, 1.5))
     logits = stacked.logits.reshape(len(stacked), 2, 5).astype(float)
     found = solve(logits, stacked.y_true, 10.0)
-    features = (
-        (logits - logits.mean(axis=2, keepdims=True)).reshape(len(logits), -1) - found.centre
-    ) / found.scale
+    features = ((logits - logits.mean(axis=2, keepdims=True)).reshape(len(logits), -1) - found.centre) / found.scale
     reference = LogisticRegression(C=0.1, max_iter=5000, tol=1e-10).fit(features, stacked.y_true)
 
     def loss(predicted, coefficients):
@@ -220,9 +216,7 @@ def test_stacking_is_sklearns_ridge_where_the_uniform_mean_says_nothing():
     found = solve(shifted, rows.y_true, 10.0)
     features = (shifted.reshape(len(rows), -1) - found.centre) / found.scale
     reference = LogisticRegression(C=0.1, max_iter=5000, tol=1e-10).fit(features, rows.y_true)
-    np.testing.assert_allclose(
-        np.exp(found.log_probabilities(shifted)), reference.predict_proba(features), atol=5e-3
-    )
+    np.testing.assert_allclose(np.exp(found.log_probabilities(shifted)), reference.predict_proba(features), atol=5e-3)
 
 
 def test_a_strong_ridge_falls_back_to_the_scaled_uniform_mean():

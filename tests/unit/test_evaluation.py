@@ -34,9 +34,7 @@ def test_values_agree_with_sklearn_by_fold_and_seed():
         kappas.append(cohen_kappa_score(rows.y_true, predicted, labels=range(5), weights="quadratic"))
         for fold in range(5):
             part = rows.select(rows.fold == fold)
-            aurocs.append(
-                roc_auc_score(part.y_true, softmax(part.logits), multi_class="ovr", labels=range(5))
-            )
+            aurocs.append(roc_auc_score(part.y_true, softmax(part.logits), multi_class="ovr", labels=range(5)))
     assert found["metrics"]["qwk"]["value"] == pytest.approx(np.mean(kappas), abs=1e-12)
     assert found["metrics"]["auroc_macro"]["value"] == pytest.approx(np.mean(aurocs), abs=1e-12)
     assert found["seed_sd"]["qwk"] == pytest.approx(np.std(kappas, ddof=1), abs=1e-12)
@@ -48,9 +46,7 @@ def test_values_agree_with_sklearn_by_fold_and_seed():
 def test_every_interval_holds_its_value_and_the_file_is_valid_json():
     found = evaluate(planted(), **ORDINAL)
     records = [*found["metrics"].values()]
-    records += [
-        record for group in found["per_class"].values() for key, record in group.items() if key != "support"
-    ]
+    records += [record for group in found["per_class"].values() for key, record in group.items() if key != "support"]
     for record in records:
         assert record["low"] <= record["value"] <= record["high"], record
         assert (record["n_cases"], record["n_patients"]) == (300, 150)
@@ -118,9 +114,7 @@ def test_an_absent_class_is_null_with_a_reason():
 def test_auroc_without_enough_patients_is_null_not_half():
     case_id, patient_id, fold, _ = cohort(patients=30, folds=2)
     y_true = np.zeros(len(case_id), int)
-    found = evaluate(
-        table(case_id, patient_id, fold, y_true, noisy_logits(y_true, skill=0, rng=0)), **ORDINAL
-    )
+    found = evaluate(table(case_id, patient_id, fold, y_true, noisy_logits(y_true, skill=0, rng=0)), **ORDINAL)
     for name in ("auroc_macro", "auroc_clinical_cut"):
         assert found["metrics"][name]["value"] is None and found["metrics"][name]["reason"]
     assert {entry["metrics"]["auroc_macro"] for entry in found["per_fold"]} == {None}
@@ -154,19 +148,12 @@ def test_a_perfect_model_is_perfect():
     predictions = planted()
     perfect = replace(predictions, logits=(20 * np.eye(5)[predictions.y_true]).astype(np.float32))
     found = evaluate(perfect, **ORDINAL)["metrics"]
-    assert (
-        found["qwk"]["value"] == 1
-        and found["auroc_macro"]["value"] == 1
-        and found["off_by_two"]["value"] == 0
-    )
+    assert found["qwk"]["value"] == 1 and found["auroc_macro"]["value"] == 1 and found["off_by_two"]["value"] == 0
 
 
 def test_clinical_cut_is_used():
     predictions = planted(patients=60)
-    at = {
-        cut: evaluate(predictions, clinical_cut=cut, **ORDINAL)["metrics"]["auroc_clinical_cut"]
-        for cut in (2, 4)
-    }
+    at = {cut: evaluate(predictions, clinical_cut=cut, **ORDINAL)["metrics"]["auroc_clinical_cut"] for cut in (2, 4)}
     assert at[2]["value"] != at[4]["value"]
 
 

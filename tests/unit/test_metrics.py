@@ -36,9 +36,7 @@ def test_confusion_metrics_agree_with_sklearn(rng, weighted):
     y_pred = probabilities.argmax(axis=1)
     w = weights if weighted else None
     expected = {
-        "qwk": reference.cohen_kappa_score(
-            y_true, y_pred, labels=LABELS, weights="quadratic", sample_weight=w
-        ),
+        "qwk": reference.cohen_kappa_score(y_true, y_pred, labels=LABELS, weights="quadratic", sample_weight=w),
         "accuracy": reference.accuracy_score(y_true, y_pred, sample_weight=w),
         "balanced_accuracy": reference.balanced_accuracy_score(y_true, y_pred, sample_weight=w),
         "macro_f1": reference.f1_score(y_true, y_pred, average="macro", sample_weight=w),
@@ -52,9 +50,7 @@ def test_per_class_metrics_agree_with_sklearn():
     probabilities, y_true, weights = draw(4)
     y_pred = probabilities.argmax(axis=1)
     counts = confusion_matrix(y_true, y_pred, 5, weights)
-    precision, recall, f1, _ = reference.precision_recall_fscore_support(
-        y_true, y_pred, sample_weight=weights
-    )
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(y_true, y_pred, sample_weight=weights)
     np.testing.assert_allclose(class_precision(counts), precision, **EXACT)
     np.testing.assert_allclose(class_recall(counts), recall, **EXACT)
     np.testing.assert_allclose(class_f1(counts), f1, **EXACT)
@@ -66,9 +62,7 @@ def test_probability_metrics_agree_with_sklearn(weighted):
     w = weights if weighted else np.ones(len(y_true))
     expected = {
         "log_loss": reference.log_loss(y_true, probabilities, labels=LABELS, sample_weight=w),
-        "brier": reference.brier_score_loss(
-            y_true, probabilities, labels=LABELS, sample_weight=w, scale_by_half=False
-        ),
+        "brier": reference.brier_score_loss(y_true, probabilities, labels=LABELS, sample_weight=w, scale_by_half=False),
     }
     for name, value in expected.items():
         metric = METRICS.get(name)
@@ -114,9 +108,7 @@ def test_auroc_of_patients_equals_auroc_of_their_cases():
     generator = np.random.default_rng(8)
     score, positive, rows = generator.normal(size=40), generator.random(40) < 0.5, np.repeat(np.arange(10), 4)
     weights = generator.integers(0, 3, size=(10, 7)).astype(float)
-    np.testing.assert_allclose(
-        auroc(score, positive, weights, rows), auroc(score, positive, weights[rows]), **EXACT
-    )
+    np.testing.assert_allclose(auroc(score, positive, weights, rows), auroc(score, positive, weights[rows]), **EXACT)
 
 
 def test_auroc_macro_is_sklearns_one_vs_rest():

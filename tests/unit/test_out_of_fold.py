@@ -57,7 +57,7 @@ def test_a_smuggled_patient_is_refused(data):
         changed = replace(predictions, patient_id=patient)
     else:
         changed = predictions.select(np.r_[np.arange(len(predictions)), row])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"more than one|other patients"):
         out_of_fold(changed)
 
 

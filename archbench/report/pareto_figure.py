@@ -1,21 +1,24 @@
-"""Figures of cost: accuracy against latency with the Pareto front, and training curves."""
+"""Accuracy against latency: which models no other beats in both, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archbench.report.collect import DatasetResult, ModelResult
-from archbench.report.figures import GRID_COLOR, OKABE_ITO, Line, Panel, line_styles, wrap
-from archbench.report.labels import METRIC_LABELS, format_ms, format_value, metric_label
+from archbench.report.collect import DatasetResult
+from archbench.report.figures import GRID_COLOR, Line, Panel, line_styles, wrap
+from archbench.report.labels import format_ms, format_value, metric_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
+
+MAX_NAMED_POINTS = 7
+MAX_NARROW_LETTERS = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def pareto_points(dataset: DatasetResult) -> list[Point]:
 def ensemble_latency_ms(dataset: DatasetResult) -> float | None:
     """Sum of the members' latencies; None unless two or more members, all timed, are used."""
     ensemble = dataset.ensemble
-    members = (ensemble.decision or {}).get("members", []) if ensemble else []
+    members = ensemble.members if ensemble else []
     rows = [dataset.latency(name) for name in members]
     if len(rows) < 2 or any(row is None for row in rows):
         return None
@@ -67,11 +70,21 @@ def pareto_front(points: Sequence[Point], *, lower_is_better: bool = False) -> l
     return front
 
 
-def pareto_panel(dataset: DatasetResult, *, width: float = 7.2, height: float = 4.4) -> Panel | None:
-    """Quality against latency with intervals and the Pareto front; None if nothing was timed."""
+def pareto_panel(dataset: DatasetResult, *, narrow: bool = False) -> Panel | None:
+    """Quality against latency with intervals and the Pareto front; None if nothing was timed.
+
+    Few models carry their names; many carry numbers, with a list of names beside the axes, or
+    below them where the picture is narrow.
+    """
     points = pareto_points(dataset)
     if not points:
         return None
+    listed_apart = len(points) > MAX_NAMED_POINTS or (narrow and max(len(p.name) for p in points) > MAX_NARROW_LETTERS)
+    width, height = (3.6, 3.8) if narrow else (7.2, 4.4)
+    if listed_apart and narrow:
+        height += 0.19 * len(points)
+    elif listed_apart:
+        width += 0.5 + 0.075 * max(len(p.name) for p in points)
     label = metric_label(dataset.primary)
     listed = "; ".join(
         f"{p.name} {label.short} {format_value(p.value)} at {format_ms(p.latency_ms)} ms" for p in points
@@ -80,11 +93,18 @@ def pareto_panel(dataset: DatasetResult, *, width: float = 7.2, height: float = 
     alt = f"{label.long} against latency. {listed}. Pareto front: {', '.join(p.name for p in front)}."
     styles = line_styles([model.name for model in dataset.models])
     draw = partial(_draw_pareto, points=points, front=front, styles=styles, metric=label.long)
+    draw = partial(draw, listing=("below" if narrow else "beside") if listed_apart else "")
     return Panel(f"Accuracy against latency, {dataset.name}", alt, draw, width, height)
 
 
 def _draw_pareto(
-    figure: FigureBase, *, points: Sequence[Point], front: Sequence[Point], styles: dict[str, Line], metric: str
+    figure: FigureBase,
+    *,
+    points: Sequence[Point],
+    front: Sequence[Point],
+    styles: dict[str, Line],
+    metric: str,
+    listing: str,
 ) -> None:
     axes = figure.subplots()
     axes.step(
@@ -95,13 +115,34 @@ def _draw_pareto(
         linewidth=1.1,
         zorder=1,
     )
+    texts = [_text_of(point) for point in points]
+    if listing:
+        points = sorted(points, key=lambda p: p.latency_ms)
+        names = [f"{k}  {_text_of(point)}" for k, point in enumerate(points, 1)]
+        texts = [str(k) for k in range(1, len(points) + 1)]
     for point in points:
         _draw_point(axes, point, styles[point.name])
+    if listing:
+        handles = [_legend_mark(point, styles[point.name], name) for point, name in zip(points, names, strict=True)]
+        figure.legend(handles=handles, loc=f"outside {'lower' if listing == 'below' else 'right'} center")
     _set_latency_axis(axes, points)
     axes.set_ylabel(wrap(metric, 34))
     axes.grid(color=GRID_COLOR, linewidth=0.6)
     axes.margins(y=0.1)
-    _label_points(figure, axes, points)
+    _label_points(figure, axes, points, texts)
+
+
+def _text_of(point: Point) -> str:
+    return point.name if point.measured else f"{point.name} (sum of members)"
+
+
+def _legend_mark(point: Point, style: Line, name: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    fill = style.color if point.measured else "white"
+    return Line2D(
+        [], [], color=style.color, marker=style.marker, markerfacecolor=fill, markersize=6, linestyle="", label=name
+    )
 
 
 def _draw_point(axes: Axes, point: Point, style: Line) -> None:
@@ -134,7 +175,7 @@ def _set_latency_axis(axes: Axes, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.35 <= t <= high * 1.6]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("ms per image, batch 1, ONNX Runtime (log scale)")
+    axes.set_xlabel("ms per image (log scale)\nONNX Runtime, batch 1")
 
 
 # Where a label may stand around its point: shift in points, and how it is anchored there.
@@ -154,20 +195,16 @@ _PLACES = (
 )
 
 
-def _label_points(figure: FigureBase, axes: Axes, points: Sequence[Point]) -> None:
-    """Write each name where it covers the fewest other names and points, inside the axes."""
-    from matplotlib.figure import Figure
-
-    if isinstance(figure, Figure):
-        figure.draw_without_rendering()
+def _label_points(figure: FigureBase, axes: Axes, points: Sequence[Point], texts: Sequence[str]) -> None:
+    """Write each text where it covers the fewest other names and points, inside the axes."""
+    figure.get_figure(root=True).draw_without_rendering()  # so that the places on paper are known
     scale = 72 / axes.figure.dpi
     inside = axes.get_window_extent()
     frame = (inside.x0 * scale, inside.y0 * scale, inside.x1 * scale, inside.y1 * scale)
     places = [axes.transData.transform((p.latency_ms, p.value)) * scale for p in points]
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    taken: list[tuple[float, ...]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     taken += [_bar_box(axes, point, scale) for point in points]
-    for point, (x, y) in zip(points, places, strict=True):
-        text = point.name if point.measured else f"{point.name} (sum of members)"
+    for point, text, (x, y) in zip(points, texts, places, strict=True):
         boxes = [_label_box(x, y, len(text), place) for place in _PLACES]
         costs = [sum(_overlap(box, other) for other in taken) + 3 * _outside(box, frame) for box in boxes]
         best = int(np.argmin([cost + 0.01 * k for k, cost in enumerate(costs)]))
@@ -213,60 +250,3 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 def _outside(box: tuple[float, ...], frame: tuple[float, ...]) -> float:
     area = (box[2] - box[0]) * (box[3] - box[1])
     return area - _overlap(box, frame)
-
-
-def training_panels(dataset: DatasetResult) -> list[Panel]:
-    """One panel per trained model: losses above, the watched metric below, one line per job."""
-    panels = []
-    for model in dataset.models:
-        histories = [run.history for run in model.runs if run.history.get("epoch")]
-        if not histories:
-            continue
-        alt = f"Training of {model.name}: losses and validation metric by epoch, {len(histories)} jobs."
-        panels.append(Panel(model.name, alt, partial(_draw_training, model=model), width=3.4, height=3.6))
-    return panels
-
-
-def _draw_training(figure: FigureBase, *, model: ModelResult) -> None:
-    loss, score = figure.subplots(2, 1, sharex=True)
-    watched = _watched_metric(model)
-    first = True
-    for run in model.runs:
-        epochs = run.history.get("epoch") or []
-        for key, color, label in (
-            ("train_loss", OKABE_ITO[0], "training"),
-            ("val_loss", OKABE_ITO[1], "validation"),
-        ):
-            _plot(loss, epochs, run.history.get(key), color, label if first else None)
-        if watched is not None:
-            _plot(score, epochs, run.history.get(watched), OKABE_ITO[2], None)
-            _mark_best(score, run.history, watched, (run.settings or {}).get("best_epoch"))
-        first = False
-    loss.set_ylabel("loss")
-    name = (watched or "val_metric").removeprefix("val_")
-    score.set_ylabel(METRIC_LABELS[name].short if name in METRIC_LABELS else name)
-    score.set_xlabel("epoch (dot: the epoch that was kept)")
-    score.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (loss, score):
-        axes.grid(color=GRID_COLOR, linewidth=0.6)
-    figure.legend(loc="outside upper center", ncols=2)
-
-
-def _watched_metric(model: ModelResult) -> str | None:
-    keys = [key for run in model.runs for key in run.history]
-    return next((key for key in keys if key.startswith("val_") and key != "val_loss"), None)
-
-
-def _plot(axes: Axes, epochs: Sequence[Any], values: Sequence[Any] | None, color: str, label: str | None) -> None:
-    if values:
-        shown = [float("nan") if v is None else v for v in values]
-        axes.plot(epochs, shown, color=color, linewidth=1.1, alpha=0.8, label=label)
-
-
-def _mark_best(axes: Axes, history: Mapping[str, Sequence[Any]], key: str, best_epoch: float | None) -> None:
-    epochs = list(history.get("epoch") or [])
-    if best_epoch is None or best_epoch not in epochs:
-        return
-    value = history[key][epochs.index(best_epoch)]
-    if value is not None:
-        axes.plot([best_epoch], [value], "o", color=OKABE_ITO[2], markersize=5, markeredgecolor="black")

@@ -1,0 +1,503 @@
+"""Study files: every key arrives, every mistake is named with its place and its remedy, all at once."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from archbench.config import ConfigError, Study, load_study, parse_study
+from archbench.settings import Dataset, EarlyStopping, Model, StudyFile, Training
+from scripts import generate_docs
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GRADES = ["No DR", "Mild", "Moderate", "Severe", "Proliferative"]
+
+# Three datasets, since some keys belong to one format alone.
+BASE: dict[str, Any] = {
+    "study": "base",
+    "datasets": {
+        "eyes": {
+            "format": "table",
+            "root": "data",
+            "csv": "labels.csv",
+            "columns": {"image": "file"},
+            "classes": GRADES,
+        },
+        "masters": {"format": "aptos", "root": "data", "csv": "train.csv", "classes": GRADES},
+        "drawn": {"format": "phantom", "classes": GRADES, "phantom": {"patients": 40}},
+    },
+    "models": {"small": {"architecture": "custom1", "image_size": 64}},
+}
+
+# Values for keys whose type alone doesn't say what is legal.
+LEGAL: dict[str, Any] = {
+    "study": "other",
+    "datasets.eyes.format": "dr_folds",
+    "datasets.eyes.csv": "other.csv",
+    "datasets.eyes.root": "elsewhere",
+    "datasets.masters.images": "pictures",
+    "datasets.eyes.encoding": "latin-1",
+    "datasets.eyes.task": "multiclass",
+    "datasets.eyes.classes": [*GRADES, "Other"],
+    "datasets.eyes.exclude": {"patient": ["p7"]},
+    "datasets.eyes.columns.image": "path",
+    "datasets.eyes.columns.patient": "subject",
+    "datasets.eyes.columns.label": "grade",
+    "datasets.eyes.columns.split": "part",
+    "datasets.eyes.columns.fold": "fold",
+    "models.small.architecture": "resnet18",
+    "models.small.weights": "file:start.safetensors",
+    "models.small.checkpoint": "best.safetensors",
+    "models.small.training": {"lr": 0.5},
+    "protocol.seeds": [1, 2],
+    "training.loss": "focal",
+    "training.early_stopping.metric": "accuracy",
+    "training.early_stopping.mode": "max",
+    "inference.batch_sizes": [2],
+    "ensemble.candidates": ["mean"],
+    "compute.log_dir": "elsewhere",
+}
+
+
+def base(**changes: Any) -> dict[str, Any]:
+    content = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        block = content
+        for part in parents:
+            block = block.setdefault(part, {})
+        block[key] = value
+    return content
+
+
+def parse(content: dict[str, Any], **settings: Any) -> Study:
+    return parse_study(content, **{"check_files": False, **settings})
+
+
+def problems_of(content: dict[str, Any], **settings: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(content, **settings)
+    for problem in caught.value.problems:
+        assert problem in str(caught.value)
+    return caught.value.problems
+
+
+def only_problem(content: dict[str, Any], **settings: Any) -> str:
+    problems = problems_of(content, **settings)
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+def blocks_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [block for part in get_args(annotation) for block in blocks_in(part)]
+
+
+def walk(block: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every key that holds a value, not a block, with its field; maps are entered at a name of BASE."""
+    found = []
+    for key, field in block.model_fields.items():
+        here = (*path, key)
+        inner = blocks_in(field.annotation)
+        if not inner:
+            found.append((here, field))
+        elif get_origin(field.annotation) is dict:
+            found += walk(inner[0], (*here, {"datasets": "eyes", "models": "small"}[key]))
+        else:
+            found += walk(inner[0], here)
+    return found
+
+
+def place_of(path: tuple[str, ...]) -> tuple[str, ...]:
+    if "phantom" in path:
+        return ("datasets", "drawn", *path[2:])
+    return ("datasets", "masters", "images") if path[-1] == "images" else path
+
+
+def another_value(name: str, annotation: Any, current: Any) -> Any:
+    """A legal value that differs from the current one."""
+    if name in LEGAL:
+        return LEGAL[name]
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != current)
+    if annotation is bool:
+        return not current
+    if annotation is int:
+        return (current or 63) + 1 if current != 0 else 1
+    if annotation is float:
+        return current * 0.9 if current else 0.125
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    assert options, f"{name}: say in LEGAL which value to try"
+    return another_value(name, options[0], current)
+
+
+def follow(study: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        study = study[part] if isinstance(study, dict) else getattr(study, part)
+    return study
+
+
+KEYS = [(place_of(path), field) for path, field in walk(StudyFile)]
+
+
+@pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])
+def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: Any) -> None:
+    before = parse(base())
+    value = another_value(".".join(path), field.annotation, follow(before, path))
+    assert value != follow(before, path)
+    changed = base(**{"__".join(path): value})
+    if path[-1] == "format":
+        del changed["datasets"]["eyes"]["columns"]
+    after = parse(changed)
+    assert follow(after, path) == value
+    assert after.hash != before.hash
+
+
+def test_the_walk_reaches_every_block() -> None:
+    reached = {path[-1] for path, _ in KEYS}
+    for block in [Training, EarlyStopping, Model, *blocks_in(Dataset.model_fields["preprocessing"].annotation)]:
+        assert set(block.model_fields) - {"early_stopping"} <= reached
+
+
+@pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])
+def test_every_key_is_used_somewhere(path: tuple[str, ...], field: Any) -> None:
+    if path[-1] in ("seed", "cases"):
+        pytest.skip("the word is too common to say anything")
+    sources = [*CHECKOUT.glob("archbench/**/*.py"), *CHECKOUT.glob("scripts/*.py"), *CHECKOUT.glob("workflow/**/*.smk")]
+    texts = [p.read_text(encoding="utf-8") for p in sources if p.name not in ("settings.py", "generate_docs.py")]
+    assert any(re.search(rf"\b{path[-1]}\b", text) for text in texts), f"nothing reads {'.'.join(path)}"
+
+
+TRAINING_KEYS = [(path[1:], field) for path, field in KEYS if path[0] == "training"]
+
+
+@pytest.mark.parametrize(("path", "field"), TRAINING_KEYS, ids=[".".join(path) for path, _ in TRAINING_KEYS])
+def test_a_model_overrides_every_training_key(path: tuple[str, ...], field: Any) -> None:
+    default = follow(parse(base()).training_of("small", "drawn"), path)
+    value = another_value("training." + ".".join(path), field.annotation, default)
+    if path[-1] == "mode":
+        value = {"metric": "loss", "mode": "min"}
+        study = parse(base(models__small__training={"early_stopping": value}))
+        assert study.training_of("small", "drawn").early_stopping.mode == "min"
+        return
+    study = parse(base(**{"__".join(("models", "small", "training", *path)): value}))
+    assert follow(study.training_of("small", "drawn"), path) == value
+    assert follow(study.training, path) == follow(parse(base()).training, path)  # the default is left alone
+
+
+def test_nested_override_keeps_its_neighbours() -> None:
+    content = base(training__early_stopping={"patience": 4, "min_delta": 0.01}, training__lr=0.2)
+    content["models"]["small"]["training"] = {"early_stopping": {"patience": 2}}
+    recipe = parse(content).training_of("small", "drawn")
+    assert (recipe.early_stopping.patience, recipe.early_stopping.min_delta, recipe.lr) == (2, 0.01, 0.2)
+
+
+def test_the_task_gives_loss_and_metric_where_none_is_named() -> None:
+    study = parse(base(datasets__eyes__task="multiclass"))
+    assert study.training_of("small", "drawn").early_stopping.metric == "qwk"
+    assert study.training_of("small", "eyes").early_stopping.metric == "auroc_macro"
+    assert study.training_of("small", "drawn").loss == "weighted_cross_entropy"
+
+
+def test_image_size_falls_back_to_the_architecture() -> None:
+    study = parse(base(models__other={"architecture": "efficientnet_b2"}))
+    assert (study.image_size("small"), study.image_size("other")) == (64, 260)
+
+
+def test_fold_numbers_follow_the_protocol() -> None:
+    given = base(protocol={"kind": "given", "folds": 3}, datasets__eyes__columns={"fold": "fold"})
+    del given["datasets"]["masters"], given["datasets"]["drawn"]
+    assert parse(base(protocol={"folds": 3})).fold_numbers("eyes") == [0, 1, 2]
+    assert parse(base(protocol={"kind": "holdout"})).fold_numbers("eyes") == [0]
+    assert parse(given).fold_numbers("eyes") == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("path", "misspelt", "meant"),
+    [
+        ("", "trainig", "training"),
+        ("training", "epoch", "epochs"),
+        ("training.early_stopping", "patiense", "patience"),
+        ("protocol", "fold", "folds"),
+        ("datasets.eyes", "clases", "classes"),
+        ("datasets.eyes.columns", "patients", "patient"),
+        ("datasets.eyes.preprocessing", "crop_boarder", "crop_border"),
+        ("datasets.drawn.phantom", "patient", "patients"),
+        ("models.small", "architectur", "architecture"),
+        ("models.small.training", "epoch", "epochs"),
+        ("models.small.training.early_stopping", "patiense", "patience"),
+        ("explain", "case", "cases"),
+        ("inference", "round", "rounds"),
+        ("ensemble", "candidate", "candidates"),
+        ("evaluation", "resample", "resamples"),
+        ("audit", "duplicate", "duplicates"),
+        ("compute", "thread", "threads"),
+    ],
+)
+def test_unknown_key_is_refused_at_every_level(path: str, misspelt: str, meant: str) -> None:
+    place = f"{path}.{misspelt}".lstrip(".")
+    problem = only_problem(base(**{place.replace(".", "__"): 3}))
+    assert problem.startswith(f"{place}: unknown key; did you mean '{meant}'?")
+    assert meant in problem.partition("known: ")[2].rstrip(")").split(", ")
+
+
+def test_a_dataset_named_like_a_key_doesnt_change_the_hint() -> None:
+    content = base(datasets__phantom={"fromat": "phantom", "format": "phantom", "classes": GRADES})
+    problem = only_problem(content)
+    assert problem.startswith("datasets.phantom.fromat: unknown key; did you mean 'format'?")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("training__epochs", 2.5, r"training\.epochs: .*integer.*got 2\.5"),
+        ("training__epochs", "30", r"training\.epochs: .*integer.*got '30'"),
+        ("training__lr", -1.0, r"training\.lr: .*greater than 0.*got -1\.0"),
+        ("training__optimizer", "adamx", r"training\.optimizer: .*'adamw', 'adam' or 'sgd'.*got 'adamx'"),
+        ("training", 3, r"training: .*dictionary.*got 3"),
+        ("datasets__eyes__classes", ["one"], r"datasets\.eyes\.classes: .*at least 2"),
+        ("datasets__eyes__exclude", {"eye": ["x"]}, r"datasets\.eyes\.exclude.*'patient' or 'image'"),
+        ("protocol__seeds", [1, "2"], r"protocol\.seeds\.1: .*integer.*got '2'"),
+        ("models__small__training__lr", "fast", r"models\.small\.training\.lr: .*number.*got 'fast'"),
+        ("study", "a/b", r"study: .*pattern.*got 'a/b'"),
+        ("models", {"a b": {"architecture": "custom1"}}, r"models\.a b: .*pattern"),
+    ],
+)
+def test_wrong_value_names_place_and_what_is_wanted(path: str, value: Any, expected: str) -> None:
+    assert re.match(expected, only_problem(base(**{path: value})))
+
+
+def test_scientific_notation_read_as_text_is_explained() -> None:
+    assert "YAML reads 1e-4 as text: write 1.0e-4" in only_problem(base(training__lr="1e-4"))
+    assert "YAML reads" not in only_problem(base(training__lr="fast"))
+    quoted = only_problem(base(training__epochs="30"))
+    assert "YAML reads" not in quoted and "without quotes" in quoted
+
+
+def test_missing_keys_are_named() -> None:
+    content = base()
+    del content["study"], content["models"]["small"]["architecture"]
+    assert problems_of(content) == ["study: this key is needed", "models.small.architecture: this key is needed"]
+
+
+def test_all_problems_of_a_file_come_at_once() -> None:
+    content = base(
+        training__lr="1e-4",
+        protocol__foldz=3,
+        datasets__eyes__format="tabel",
+        datasets__eyes__task="ordinl",
+        models__vit={"architecture": "vit_tiny_patch16_224", "image_size": 100},
+        models__typo={"architecture": "resnet81"},
+        models__ensemble={"architecture": "custom1"},
+    )
+    problems = problems_of(content)
+    places = {problem.partition(": ")[0] for problem in problems}
+    assert {
+        "training.lr",
+        "protocol.foldz",
+        "datasets.eyes.format",
+        "datasets.eyes.task",
+        "models.vit.image_size",
+        "models.typo.architecture",
+        "models.ensemble",
+    } <= places
+    assert len(problems) == len(set(problems)) == 7, "a fault is told once"
+
+
+def test_unknown_names_are_listed_with_the_nearest() -> None:
+    problem = only_problem(base(models__small__architecture="resnet81"))
+    assert problem.startswith("models.small.architecture: unknown architecture 'resnet81'; did you mean 'resnet18'?")
+    assert "vit_tiny_patch16_224" in problem
+    assert "did you mean 'focal'" in only_problem(base(training__loss="fokal"))
+    assert "did you mean 'table'" in only_problem(base(datasets__eyes__format="tables", datasets__eyes__columns=None))
+    assert "known: ordinal, multiclass" in only_problem(base(datasets__eyes__task="segment"))
+    problem = only_problem(base(training__early_stopping={"metric": "qwq"}))
+    assert problem.startswith(
+        "training.early_stopping.metric: unknown metric 'qwq' for task ordinal; did you mean 'qwk'?"
+    )
+
+
+def test_a_bad_default_is_told_once_and_a_bad_override_at_its_model() -> None:
+    second = {"architecture": "resnet18"}
+    assert only_problem(base(training__loss="fokal", models__second=second)).startswith("training.loss: unknown loss")
+    second["training"] = {"loss": "fokal"}  # type: ignore[assignment]
+    assert only_problem(base(models__second=second)).startswith("models.second.training.loss: unknown loss")
+
+
+def test_direction_of_early_stopping_must_agree() -> None:
+    problem = only_problem(base(training__early_stopping={"metric": "qwk", "mode": "min"}))
+    assert "early_stopping.mode: qwk improves towards its max" in problem
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "expected"),
+    [
+        ("vit_tiny_patch16_224", 100, "100 px is no multiple of the patch size 16; use 96 or 112"),
+        ("vit_base_patch16_224", 380, "380 px is no multiple of the patch size 16; use 368 or 384"),
+        ("resnet18", 24, "24 px is too small; at least 32"),
+    ],
+)
+def test_impossible_input_size_names_the_nearest_legal(architecture: str, size: int, expected: str) -> None:
+    problem = only_problem(base(models__small={"architecture": architecture, "image_size": size}))
+    assert problem == f"models.small.image_size: {expected}"
+
+
+@pytest.mark.parametrize("name", ["ensemble", "data"])
+def test_names_of_the_products_own_folders_are_refused(name: str) -> None:
+    problem = only_problem(base(**{f"models__{name}": {"architecture": "custom1"}}))
+    assert problem == f"models.{name}: the name '{name}' is taken by the product; choose another"
+
+
+def test_missing_files_are_named_with_the_folder_they_count_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    content = base(
+        datasets__far={**BASE["datasets"]["masters"], "root": "nowhere"},
+        models__given={"architecture": "custom1", "checkpoint": "lost.safetensors"},
+        models__started={"architecture": "custom1", "weights": "file:gone.pth"},
+    )
+    problems = problems_of(content, check_files=True)
+    assert "datasets.eyes.csv: no file 'data/labels.csv'" in problems
+    far = next(problem for problem in problems if problem.startswith("datasets.far.root"))
+    assert "no folder 'nowhere'" in far and str(tmp_path) in far and "correct the path" in far
+    assert "models.given.checkpoint: no file 'lost.safetensors'" in problems
+    assert "models.started.weights: no file 'gone.pth'" in problems
+
+
+def test_missing_or_damaged_study_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: 1 problem .*\n.*no such file"):
+        load_study(tmp_path / "nowhere.yaml")
+    damaged = tmp_path / "damaged.yaml"
+    damaged.write_text("study: [1,\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 2"):
+        load_study(damaged)
+    damaged.write_text("- a list\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="a study file is a mapping"):
+        load_study(damaged)
+
+
+def test_weights_that_an_architecture_lacks() -> None:
+    problem = only_problem(base(models__small__weights="imagenet"))
+    assert (
+        problem.startswith("models.small.weights: there are no 'imagenet' weights") and "none, file:<path>" in problem
+    )
+    assert "none of none, imagenet, package, file:<path>" in only_problem(base(models__small__weights="imagnet"))
+
+
+def test_keys_without_effect_are_refused() -> None:
+    given = {"architecture": "custom1", "checkpoint": "best.pth", "training": {"lr": 0.1}, "weights": "file:x.pth"}
+    assert problems_of(base(models__small=given)) == [
+        "models.small.weights: has no effect beside checkpoint; remove one of them",
+        "models.small.training: has no effect beside checkpoint; remove one of them",
+    ]
+    drawn = {"csv": "a.csv", "root": "data"}
+    assert problems_of(base(**{f"datasets__drawn__{key}": value for key, value in drawn.items()})) == [
+        "datasets.drawn.csv: has no effect with format phantom; remove it",
+        "datasets.drawn.root: has no effect with format phantom; remove it",
+    ]
+    assert "phantom: has no effect" in only_problem(base(datasets__eyes__phantom={}))
+    assert "columns: has no effect" in only_problem(base(datasets__masters__columns={}))
+    assert "images: has no effect" in only_problem(base(datasets__eyes__images="pictures"))
+
+
+def test_class_list_that_doesnt_match_the_data() -> None:
+    assert "name five classes" in only_problem(base(datasets__drawn__classes=GRADES[:4]))
+    assert only_problem(base(datasets__eyes__classes=["a", "b", "a"])) == "datasets.eyes.classes: repeated ['a']"
+
+
+def test_a_table_needs_root_and_csv() -> None:
+    content = base()
+    del content["datasets"]["eyes"]["root"]
+    assert (
+        only_problem(content) == "datasets.eyes.root and csv: both are needed: the data folder and the table inside it"
+    )
+
+
+def test_given_protocol_needs_columns() -> None:
+    content = base(protocol={"kind": "given"})
+    problems = problems_of(content)
+    assert [text.rpartition("datasets.")[2].split()[0] for text in problems] == ["eyes", "masters", "drawn"]
+
+
+def test_freezing_all_epochs_is_refused() -> None:
+    problem = only_problem(base(training={"epochs": 3, "freeze_epochs": 3}))
+    assert "freeze_epochs: 3 leaves none of 3 epochs" in problem
+
+
+def test_environment_overrides_single_keys() -> None:
+    environment = {
+        "ARCHBENCH_TRAINING__EPOCHS": "2",
+        "ARCHBENCH_TRAINING__EARLY_STOPPING__PATIENCE": "3",
+        "ARCHBENCH_MODELS__SMALL__IMAGE_SIZE": "96",
+        "ARCHBENCH_PROTOCOL__SEEDS": "[1, 2]",
+        "HOME": "/nowhere",
+    }
+    study = parse(base(training={"lr": 0.5, "epochs": 9}), environment=environment)
+    assert (study.training.epochs, study.training.lr, study.training.early_stopping.patience) == (2, 0.5, 3)
+    assert study.models["small"].image_size == 96 and study.models["small"].architecture == "custom1"
+    assert study.protocol.seeds == [1, 2]
+
+
+def test_wrong_environment_variables_are_named() -> None:
+    problem = only_problem(base(), environment={"ARCHBENCH_TRAINNG__EPOCHS": "2"})
+    assert problem.startswith("ARCHBENCH_TRAINNG__EPOCHS: no section 'trainng'; did you mean 'training'?")
+    assert "training.lr" in only_problem(base(), environment={"ARCHBENCH_TRAINING__LR": "1e-4"})
+    problem = only_problem(base(), environment={"ARCHBENCH_TRAINING__EPOCHS": "[2"})
+    assert problem.startswith("ARCHBENCH_TRAINING__EPOCHS: not valid YAML")
+
+
+def test_a_study_is_frozen() -> None:
+    study = parse(base())
+    with pytest.raises(ValueError, match="frozen"):
+        study.training.epochs = 1  # type: ignore[misc]
+
+
+def test_hash_doesnt_depend_on_key_order() -> None:
+    content = base()
+    assert parse(dict(reversed(content.items()))).hash == parse(content).hash
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_that_comes_along_is_valid(path: Path) -> None:
+    import yaml
+
+    study = parse(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert study.models and study.datasets
+
+
+def test_a_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
+    import json
+
+    study = parse(base(training__lr=3e-4))
+    resolved = tmp_path / "study.json"
+    resolved.write_text(json.dumps(study.model_dump(mode="json")), encoding="utf-8")
+    assert load_study(resolved).hash == study.hash
+
+
+def test_reference_and_schema_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate_docs.main(["--check"]) == 0, f"{capsys.readouterr().err}\nrun: make docs"
+
+
+def test_stale_reference_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, file in (("README", "README.md"), ("SCHEMA", "schema.json")):
+        monkeypatch.setattr(generate_docs, name, tmp_path / file)
+    monkeypatch.setattr(generate_docs, "CHECKOUT", tmp_path)
+    assert generate_docs.main(["--check"]) == 1
+    assert "README.md, schema.json; run: make docs" in capsys.readouterr().err
+    assert generate_docs.main([]) == 0 and generate_docs.main(["--check"]) == 0
+
+
+def test_every_key_stands_in_the_reference() -> None:
+    text = (CHECKOUT / "config" / "README.md").read_text(encoding="utf-8")
+    for path, _ in KEYS:
+        assert f"`{path[-1]}`" in text or f".{path[-1]}`" in text, f"{'.'.join(path)} is missing: run make docs"

@@ -1,0 +1,173 @@
+"""Imports go down only, stages meet in files alone, and what needs no torch imports none."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+# From bottom to top. A module may import from the layers below its own; within the layers marked so, also from
+# those named before it. A new module is entered here on purpose.
+REGISTRY = ("archbench.registry",)
+CONFIGURATION = (
+    "archbench.tasks",
+    "archbench.artifacts",
+    "archbench.settings",
+    "archbench.config",
+    "archbench.fingerprint",
+)
+COMPONENTS = ("archbench.datasets", "archbench.models", "archbench.losses", "archbench.metrics")
+SHARED = (
+    "archbench.command_line",
+    "archbench.devices",
+    "archbench.onnx_session",
+    "archbench.augmentation",
+    "archbench.batches",
+    "archbench.images",
+    "archbench.image_cache",
+    "archbench.cases",
+    "archbench.near_duplicates",
+    "archbench.audit",
+    "archbench.splits",
+    "archbench.statistics",
+    "archbench.out_of_fold",
+    "archbench.members",
+    "archbench.stacking",
+)
+STAGES = (
+    "archbench.preparation",
+    "archbench.training",
+    "archbench.prediction",
+    "archbench.calibration",
+    "archbench.evaluation",
+    "archbench.explain",
+    "archbench.onnx_export",
+    "archbench.inference_timing",
+    "archbench.ensemble",
+    "archbench.comparison",
+    "archbench.report",
+)
+SCRIPTS = ("scripts",)
+LAYERS = (REGISTRY, CONFIGURATION, COMPONENTS, SHARED, STAGES, SCRIPTS)
+IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere neighbours may not
+
+TORCH_FREE = (
+    *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
+    *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
+)
+HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
+
+
+def unit_of(module: str) -> str:
+    """The entry of the table that a module belongs to: itself, its package, or scripts."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "scripts" else ".".join(parts[:2])
+
+
+def sources() -> list[tuple[str, Path]]:
+    """Every module of the package and the scripts, by dotted name."""
+    files = [*sorted(CHECKOUT.glob("archbench/**/*.py")), *sorted(CHECKOUT.glob("scripts/*.py"))]
+    names = [".".join(path.relative_to(CHECKOUT).with_suffix("").parts) for path in files]
+    return [(name.removesuffix(".__init__"), path) for name, path in zip(names, files, strict=True)]
+
+
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    """Line and name of every import of a file, wherever it stands, type-checking blocks included."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: write imports in full"
+            whole = node.module == "archbench"
+            found += [(node.lineno, f"archbench.{alias.name}" if whole else str(node.module)) for alias in node.names]
+    return found
+
+
+def may_import(importer: str, imported: str) -> bool:
+    if importer == imported:
+        return True
+    above = next(k for k, layer in enumerate(LAYERS) if importer in layer)
+    below = next(k for k, layer in enumerate(LAYERS) if imported in layer)
+    if above == below and LAYERS[above] in IN_ORDER:
+        return LAYERS[above].index(imported) < LAYERS[above].index(importer)
+    return below < above
+
+
+def test_every_module_has_its_layer() -> None:
+    known = {name for layer in LAYERS for name in layer}
+    found = {unit_of(name) for name, _ in sources()} - {"archbench"}
+    assert found == known, "enter a new module into the layers of this test, and take a removed one out"
+
+
+def test_imports_go_down() -> None:
+    offending = [
+        f"{path.relative_to(CHECKOUT)}:{line} imports {imported}"
+        for name, path in sources()
+        for line, imported in imports_of(path)
+        if imported.startswith(("archbench.", "scripts"))
+        if not may_import(unit_of(name), unit_of(imported))
+    ]
+    assert not offending, "\n".join(offending)
+
+
+def test_scripts_dont_import_each_other() -> None:
+    for name, path in sources():
+        if name.startswith("scripts."):
+            assert not [imported for _, imported in imports_of(path) if imported.startswith("scripts")], name
+
+
+def test_the_direction_is_checked_at_all() -> None:
+    assert may_import("archbench.training", "archbench.losses")
+    assert not may_import("archbench.losses", "archbench.training")
+    assert not may_import("archbench.evaluation", "archbench.calibration")
+    assert not may_import("archbench.losses", "archbench.metrics")
+    assert may_import("archbench.cases", "archbench.image_cache")
+    assert not may_import("archbench.image_cache", "archbench.cases")
+
+
+def test_only_scripts_and_rules_use_the_configuration() -> None:
+    users = {
+        name for name, path in sources() for _, imported in imports_of(path) if unit_of(imported) == "archbench.config"
+    }
+    assert all(name.startswith("scripts.") for name in users), users
+
+
+def test_only_the_configuration_reads_yaml() -> None:
+    for name, path in sources():
+        if name != "archbench.config":
+            calls = [
+                node.attr
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml"
+            ]
+            assert not [call for call in calls if "load" in call], f"{name} reads YAML"
+    importers = {name for name, path in sources() for _, imported in imports_of(path) if imported == "yaml"}
+    assert importers <= {"archbench.config", "archbench.report.page"}  # the report writes the study down
+
+
+def test_only_the_edge_knows_argparse() -> None:
+    importers = {name for name, path in sources() for _, imported in imports_of(path) if imported == "argparse"}
+    assert {name for name in importers if not name.startswith("scripts.")} == {"archbench.command_line"}
+
+
+@pytest.mark.parametrize("which", ["modules", "scripts"])
+def test_what_needs_no_torch_imports_none(which: str) -> None:
+    modules = [f"archbench.{name}" for name in TORCH_FREE]
+    modules += [name for name, _ in sources() if name.startswith(("archbench.metrics.", "archbench.datasets."))]
+    scripts = [name for name, path in sources() if name.startswith("scripts.") and path.stem != "assemble_report"]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {scripts if which == 'scripts' else modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = [h for h in {HEAVY!r} if h in sys.modules]\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{name} imports {heavy}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

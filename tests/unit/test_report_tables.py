@@ -1,0 +1,238 @@
+"""Values, sentences and verdicts of the report against the artifacts they come from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_fixtures import MODELS, SyntheticStudy, write_study
+from sklearn.metrics import precision_recall_curve
+
+from archbench.artifacts import read_json, write_json
+from archbench.report.collect import StudyResult, collect_study
+from archbench.report.curves import precision_at_recall
+from archbench.report.figures import line_styles, wrap
+from archbench.report.labels import format_count, format_si, format_value, verdict_against_best
+from archbench.report.logs import find_failure_log, read_tail
+from archbench.report.notices import warnings_of
+from archbench.report.pareto_figure import Point, pareto_front
+from archbench.report.results import refresh_results
+from archbench.report.tables import escape_latex, result_rows, to_csv, to_latex, to_text
+from archbench.report.text import answer
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    return write_study(tmp_path_factory.mktemp("tables"), SyntheticStudy(label="tables", cam_cases=2, n_patients=60))
+
+
+@pytest.fixture(scope="module")
+def study(tree: tuple[dict[str, Any], Path]) -> StudyResult:
+    return collect_study(configuration=tree[0], results=tree[1])
+
+
+def test_csv_holds_the_values_of_the_artifacts(tree: tuple[dict[str, Any], Path], study: StudyResult) -> None:
+    rows = list(csv.DictReader(to_csv(result_rows(study)).splitlines()))
+    assert [row["model"] for row in rows] == [*MODELS, "ensemble"]
+    assert list(rows[0])[:6] == ["dataset", "model", "architecture", "image_size", "weights", "qwk"]
+    for row in rows:
+        metrics = read_json(tree[1] / "fundus" / row["model"] / "metrics.json")
+        for name, record in metrics["metrics"].items():
+            for column, key in ((name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")):
+                assert float(row[column]) == record[key], column
+        calibration = read_json(tree[1] / "fundus" / row["model"] / "calibration.json")
+        assert float(row["ece"]) == calibration["ece"]["calibrated"]["value"]
+        assert (row["status"], row["data"]) == ("complete", "phantom")
+    assert float(rows[0]["train_seconds"]) == pytest.approx(3 * 31.5)
+    assert float(rows[0]["latency_ms"]) == 1.5
+    assert rows[-1]["latency_ms"] == ""  # the ensemble is not timed
+
+
+def test_undefined_is_empty_in_csv_and_a_dash_in_text(tmp_path: Path) -> None:
+    spec = SyntheticStudy(label="undefined", undefined_metrics={"qwk": "one class only"}, gradcam=False, n_patients=30)
+    configuration, results = write_study(tmp_path, spec)
+    found = collect_study(configuration=configuration, results=results)
+    row = next(csv.DictReader(to_csv(result_rows(found)).splitlines()))
+    assert (row["qwk"], row["qwk_low"]) == ("", "")
+    assert "–" in to_text(found)
+    assert "undefined for every model" in answer(found.datasets[0]).sentences[0]
+
+
+def test_text_table_is_aligned_and_narrow(study: StudyResult) -> None:
+    text = to_text(study)
+    assert text.count("PHANTOM DATA") == 1
+    assert max(len(line) for line in text.splitlines()) <= 120
+    record = study.datasets[0].models[0].record("qwk")
+    assert record is not None
+    assert f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]" in text
+
+
+def test_latex_escapes_names(study: StudyResult) -> None:
+    text = to_latex(study)
+    assert r"effnet\_lite0" in text
+    assert "Phantom data." in text
+    assert escape_latex("50 % & $x_1$ {\\}") == r"50 \% \& \$x\_1\$ \{\textbackslash{}\}"
+
+
+def test_answer_names_best_runner_up_interval_and_cost(study: StudyResult) -> None:
+    dataset = study.datasets[0]
+    found = answer(dataset)
+    assert dataset.comparison is not None
+    assert found.model == dataset.comparison["best"] == "ensemble"
+    assert len(found.sentences) == 2
+    first, second = found.sentences
+    assert "95\u00a0% interval" in first
+    assert "phantom cases" in first
+    assert dataset.comparison["models"][1]["model"] in first
+    assert "ms an image" in second
+    assert "speaks" in second
+
+
+def test_inconclusive_is_never_called_equal(study: StudyResult) -> None:
+    dataset = study.datasets[0]
+    assert dataset.comparison is not None
+    pairs = [{**pair, "verdict": "inconclusive"} for pair in dataset.comparison["pairs"]]
+    doubtful = replace(dataset, comparison={**dataset.comparison, "pairs": pairs})
+    text = " ".join(answer(doubtful).sentences)
+    assert "do not separate" in text
+    assert "equal" not in text
+    assert "equivalent" not in text
+
+
+@pytest.mark.parametrize(
+    ("pair", "word"),
+    [
+        (("top", "m", "better"), "worse"),
+        (("m", "top", "worse"), "worse"),
+        (("top", "m", "better but trivial"), "worse, trivially"),
+        (("m", "top", "equivalent"), "equivalent"),
+        (("top", "m", "inconclusive"), "inconclusive"),
+    ],
+)
+def test_verdict_is_turned_to_the_model(pair: tuple[str, str, str], word: str) -> None:
+    a, b, verdict = pair
+    ends = (0.1, 0.05, 0.2) if a == "top" else (-0.1, -0.2, -0.05)
+    record = dict(zip(("difference", "low", "high"), ends, strict=True))
+    pair_record = {"a": a, "b": b, **record, "p_holm": 0.01, "verdict": verdict}
+    comparison = {"best": "top", "models": [{}, {}], "pairs": [pair_record]}
+    found = verdict_against_best(comparison, "m")
+    assert found is not None
+    assert found.word == word
+    assert found.detail.startswith("by 0.100 [0.050, 0.200]")
+
+
+def test_fallen_back_ensemble_names_its_base_model(tmp_path: Path) -> None:
+    spec = SyntheticStudy(label="fallback", ensemble="best base", gradcam=False, n_patients=30)
+    configuration, results = write_study(tmp_path, spec)
+    assert answer(collect_study(configuration=configuration, results=results).datasets[0]).model == "effnet_lite0"
+
+
+def test_disturbed_timing_is_warned_of(tree: tuple[dict[str, Any], Path], study: StudyResult) -> None:
+    dataset = study.datasets[0]
+    assert dataset.timing is not None
+    rows = [{**row, "p95_ms": 3 * row["median_ms"]} for row in dataset.timing["results"]]
+    disturbed = replace(study, datasets=(replace(dataset, timing={**dataset.timing, "results": rows}),))
+    assert "Disturbed timing" in [notice.title for notice in warnings_of(disturbed)]
+    assert "Disturbed timing" not in [notice.title for notice in warnings_of(study)]
+
+
+def test_results_json_is_valid_after_each_model(tmp_path: Path) -> None:
+    spec = SyntheticStudy(label="growing", cam_cases=1, n_patients=30)
+    configuration, results = write_study(tmp_path, spec)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in (*MODELS, "ensemble"):
+        (results / "fundus" / name).rename(hidden / name)
+    output = results / "results.json"
+    for done, name in enumerate(("", *MODELS, "ensemble")):
+        if name:
+            (hidden / name).rename(results / "fundus" / name)
+        refresh_results(configuration=configuration, results=results, output=output)
+        document = json.loads(output.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+        states = [row["status"] for row in document["rows"]]
+        assert states.count("pending") == len(states) - done
+        assert document["status"] == ("complete" if done == 4 else "running")
+
+
+def test_results_json_survives_concurrent_writers(tree: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    configuration, results = tree
+    output = tmp_path / "results.json"
+
+    def write_and_read(_: int) -> int:
+        refresh_results(configuration=configuration, results=results, output=output)
+        return len(json.loads(output.read_text(encoding="utf-8"))["rows"])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(write_and_read, range(12))) == {4}
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".json"] == ["results.json"]
+
+
+def test_damaged_artifact_is_noted_not_raised(tmp_path: Path) -> None:
+    configuration, results = write_study(tmp_path, SyntheticStudy(label="damaged", gradcam=False, n_patients=30))
+    (results / "fundus" / "resnet18" / "metrics.json").write_text("{ half", encoding="utf-8")
+    write_json(results / "fundus" / "timing.json", [])
+    found = collect_study(configuration=configuration, results=results)
+    assert found.failed == (("fundus", "resnet18"),)
+    assert "not valid JSON" in found.datasets[0].models[1].missing["metrics"]
+    assert "not an object" in found.datasets[0].missing["timing"]
+
+
+def test_log_of_another_model_is_not_taken(tmp_path: Path) -> None:
+    for name in ("resnet18", "resnet18-large"):
+        path = tmp_path / "logs" / "train" / "fundus" / name / "fold0.log"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"RuntimeError: in {name}\n", encoding="utf-8")
+    found = find_failure_log(tmp_path / "logs", tmp_path / "results" / "study" / "fundus", "resnet18")
+    assert found is not None
+    assert found.lines == ("RuntimeError: in resnet18",)
+    assert find_failure_log(tmp_path / "logs", tmp_path / "results" / "study" / "fundus", "resnet") is None
+
+
+def test_progress_bar_counts_as_its_last_state(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(b"start\n 10 %\r 50 %\r100 %\n\xff broken\n")
+    assert read_tail(tmp_path / "a.log") == ("start", "100 %", "� broken")
+
+
+def test_precision_at_recall_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    positive = rng.random(200) < 0.3
+    score = np.round(rng.normal(size=200) + positive, 1)  # ties
+    grid = np.linspace(0, 1, 51)
+    precision, recall, _ = precision_recall_curve(positive, score)
+    precision, recall = precision[:-1], recall[:-1]  # without the point that no threshold reaches
+    expected = [precision[recall >= r - 1e-12].max() for r in grid]
+    np.testing.assert_allclose(precision_at_recall(positive, score, grid), expected, atol=1e-12)
+
+
+def test_pareto_front_keeps_what_no_other_beats() -> None:
+    points = [
+        Point(name, ms, None, value, None, None)
+        for name, ms, value in (("slow_best", 9, 0.9), ("fast", 1, 0.5), ("beaten", 5, 0.4), ("middle", 4, 0.7))
+    ]
+    assert [p.name for p in pareto_front(points)] == ["fast", "middle", "slow_best"]
+    assert [p.name for p in pareto_front(points, lower_is_better=True)] == ["fast", "beaten"]
+
+
+def test_lines_of_many_models_are_distinct() -> None:
+    styles = line_styles([f"m{k}" for k in range(20)])
+    assert len({(style.color, style.dash) for style in styles.values()}) == 20
+
+
+def test_numbers_as_a_reader_sees_them() -> None:
+    assert format_value(-0.0004) == "0.000"
+    assert format_value(-0.25, 2) == "−0.25"
+    assert format_value(None) == "–"
+    assert format_si(11_181_642) == "11.2\u00a0M"
+    assert format_count(12345) == "12\u202f345"
+
+
+def test_wrap_loses_no_letter() -> None:
+    name = "vit_base_patch16_224.augreg_in1k_long"
+    assert wrap(name, 12).replace("\n", "") == name
+    assert max(len(line) for line in wrap(name, 12).split("\n")) <= 12

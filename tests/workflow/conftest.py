@@ -1,0 +1,104 @@
+"""Real Snakemake runs in a copy of the checkout, so that a test can edit code and configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TRACKED = ("Snakefile", "archbench", "config", "profiles", "scripts", "workflow")
+
+
+class Workflow:
+    """A copy of the checkout with its own results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in TRACKED:
+            source = CHECKOUT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+
+    def snakemake(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the copy; its output is one text."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        completed = subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+        )
+        assert not check or completed.returncode == 0, completed.stdout[-6000:]
+        return completed
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rules that a dry run would execute, with their job counts."""
+        lines = self.snakemake("--dry-run", *arguments).stdout.splitlines()
+        if "job stats:" not in [line.strip().lower() for line in lines]:
+            return {}
+        start = next(i for i, line in enumerate(lines) if line.strip().lower() == "job stats:")
+        counts: dict[str, int] = {}
+        for line in lines[start + 3 :]:
+            words = line.split()
+            if len(words) != 2 or words[0] == "total":
+                break
+            counts[words[0]] = int(words[1])
+        return counts
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace a text that must be there, in a file of the copy."""
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{file} no longer holds {old!r}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path / "checkout")
+
+
+TINY_STUDY = """
+study: tiny
+datasets:
+  phantom:
+    format: phantom
+    classes: [No DR, Mild, Moderate, Severe, Proliferative]
+    phantom: {patients: 40, image_size: 64, seed: 1}
+protocol: {kind: cross_validation, folds: 2, seeds: [3]}
+training: {epochs: 2, batch_size: 16, lr: 1.0e-3, loss: focal}
+models:
+  custom1: {architecture: custom1, image_size: 32}
+  resnet18: {architecture: resnet18, image_size: 32, training: {loss: weighted_cross_entropy}}
+explain: {cases: 4}
+inference: {batch_sizes: [1, 2], rounds: 7, calls: 3}
+evaluation: {resamples: 200, comparison_resamples: 200}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A tiny study, run once; tests that edit it take a copy."""
+    workflow = Workflow(tmp_path_factory.mktemp("workflow") / "checkout")
+    (workflow.folder / "config" / "config.yaml").write_text(TINY_STUDY, encoding="utf-8")
+    workflow.log = workflow.snakemake("--cores", "2").stdout  # type: ignore[attr-defined]
+    return workflow
+
+
+@pytest.fixture
+def edited(finished: Workflow, tmp_path: Path) -> Workflow:
+    """A copy of the finished study, with its results and Snakemake's notes, to be edited."""
+    copy = Workflow.__new__(Workflow)
+    copy.folder = tmp_path / "checkout"
+    shutil.copytree(finished.folder, copy.folder, symlinks=True)
+    return copy

@@ -1,0 +1,164 @@
+"""Every configuration plans, bad ones are refused before anything runs, a failing model loses no other."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from archbench.config import read_yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path.name for path in (CHECKOUT / "config").glob("*.yaml"))
+
+pytestmark = pytest.mark.workflow
+
+
+def make_source(folder: Path, dataset: dict, n: int = 40) -> None:
+    """A small source with the columns that a study's dataset names."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    columns = dataset.get("columns") or {"image": "image_path", "patient": "patient_id", "label": "label"}
+    rows = []
+    for k in range(n):
+        cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        rows.append({columns["image"]: f"{k}.png", columns["patient"]: f"p{k // 2}", columns["label"]: k % 5})
+    with open(folder / dataset["csv"], "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_plans(workflow, name):
+    study = read_yaml(CHECKOUT / "config" / name)
+    environment = {}
+    for dataset, entry in study["datasets"].items():
+        if entry["format"] != "phantom":
+            root = workflow.folder / "data" / dataset
+            make_source(root, entry)
+            environment[f"ARCHBENCH_DATASETS__{dataset.upper()}__ROOT"] = str(root)
+    output = workflow.snakemake("--dry-run", "--configfile", f"config/{name}", **environment).stdout
+    assert "assemble_report" in output
+
+
+def test_all_errors_of_a_study_at_once_before_anything_runs(workflow):
+    bad = workflow.folder / "bad.yaml"
+    bad.write_text(
+        "study: bad\n"
+        "datasets: {d: {format: table, root: nowhere, csv: a.csv, classes: [a, b], taks: ordinal}}\n"
+        "training: {epochs: many}\n"
+        "models:\n"
+        "  vit: {architecture: vit_tiny_patch16_224, image_size: 100}\n"
+        "  unknown: {architecture: resnet19}\n"
+    )
+    completed = workflow.snakemake("--cores", "1", "--configfile", "bad.yaml", check=False)
+    assert completed.returncode != 0
+    for text in (
+        "datasets.d.taks: unknown key; did you mean 'task'?",
+        "training.epochs",
+        "models.vit.image_size: 100 px is no multiple of the patch size 16; use 96 or 112",
+        "models.unknown.architecture: unknown architecture 'resnet19'; did you mean 'resnet18'?",
+    ):
+        assert text in completed.stdout
+    assert not (workflow.folder / "results" / "bad").exists()
+
+
+def test_a_study_replaces_the_default_one(workflow):
+    study = (workflow.folder / "config" / "config.yaml").read_text()
+    (workflow.folder / "own.yaml").write_text(
+        study.replace("phantom_fundus", "own").replace("  custom1: {architecture: custom1", "  mine: {architecture: custom1")
+    )
+    output = workflow.snakemake("--dry-run", "--configfile", "own.yaml").stdout
+    assert "train mine" in output
+    assert "train custom1" not in output
+
+
+def test_labels_that_are_not_in_the_list_stop_the_study_before_training(workflow):
+    root = workflow.folder / "data"
+    make_source(root, {"csv": "labels.csv"})
+    (workflow.folder / "own.yaml").write_text(
+        "study: own\n"
+        f"datasets: {{d: {{format: table, root: {root}, csv: labels.csv, classes: [a, b, c],\n"
+        "  columns: {image: image_path, patient: patient_id, label: label}}}\n"
+        "protocol: {folds: 30}\n"
+        "models: {m: {architecture: custom1, image_size: 32}}\n"
+    )
+    completed = workflow.snakemake("--cores", "2", "--configfile", "own.yaml", check=False)
+    assert completed.returncode != 0
+    assert "label" in completed.stdout
+    assert not list((workflow.folder / "results").glob("own/*/m/fold*/best.safetensors"))
+
+
+def test_a_model_that_fails_does_not_lose_the_others(edited):
+    """A checkpoint that does not fit fails in its own job; the partial report names it with the end of its log."""
+    weights = edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
+    shutil.copy(weights, edited.folder / "custom.safetensors")
+    entry = "  broken: {architecture: resnet18, image_size: 32, checkpoint: custom.safetensors}\nexplain:"
+    edited.edit("config/config.yaml", "explain:", entry)
+    completed = edited.snakemake("--cores", "2", check=False)
+    assert completed.returncode != 0
+    assert "doesn't fit" in completed.stdout
+    page = (edited.folder / "results/tiny/report.html").read_text()
+    assert "broken" in page
+    assert "doesn&#39;t fit" in page or "doesn't fit" in page
+    with open(edited.folder / "results/tiny/results_table.csv", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert rows["custom1"]["qwk"]
+    assert rows["broken"]["status"] == "failed"
+
+
+def test_a_given_checkpoint_is_evaluated_without_training(edited):
+    weights = edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
+    shutil.copy(weights, edited.folder / "given.safetensors")
+    entry = "  given: {architecture: custom1, image_size: 32, checkpoint: given.safetensors}\nexplain:"
+    edited.edit("config/config.yaml", "explain:", entry)
+    planned = edited.planned("--", "results/tiny/phantom/given/metrics.json")
+    assert planned == {"predict": 1, "evaluate": 1}
+    edited.snakemake("--cores", "2", "--", "results/tiny/phantom/given/metrics.json")
+    assert (edited.folder / "results/tiny/phantom/given/metrics.json").is_file()
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
+    """SIGKILL in the middle of a training; started again it ends with the weights of the undisturbed run."""
+    import subprocess
+    import sys
+    import time
+
+    folder = finished.folder
+    study_file = next((folder / "results/cache/studies").glob("tiny-*.json"))
+    data = folder / "results/tiny/phantom/data"
+    cache = next(data.glob("images-32-*.json"))
+    command = [sys.executable, str(folder / "scripts/train.py"), "--study", str(study_file), "--dataset", "phantom"]
+    command += ["--model", "custom1", "--fold", "0", "--seed", "3", "--manifest", str(data / "manifest.parquet")]
+    command += ["--folds", str(data / "folds.parquet"), "--cache", str(cache), "--state", str(tmp_path / "state.pt")]
+    command += ["--best", str(tmp_path / "best.safetensors"), "--history", str(tmp_path / "history.csv")]
+    command += ["--settings", str(tmp_path / "settings.json")]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, env=_environment(folder))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert (tmp_path / "state.pt").exists()
+    assert not (tmp_path / "best.safetensors").exists()
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_environment(folder), check=True)
+    assert "continuing after epoch 1" in again.stderr
+    undisturbed = folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
+    assert (tmp_path / "best.safetensors").read_bytes() == undisturbed.read_bytes()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_the_same_seed_gives_bitwise_equal_predictions(finished, edited):
+    edited.snakemake("--cores", "2", "--forcerun", "train", "--", "results/tiny/phantom/custom1/predictions.parquet")
+    name = "results/tiny/phantom/custom1/predictions.parquet"
+    assert (edited.folder / name).read_bytes() == (finished.folder / name).read_bytes()

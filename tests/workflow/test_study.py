@@ -1,0 +1,107 @@
+"""A whole tiny study with the real Snakemake: outputs, second run, and what an edit reruns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+EVALUATED_AGAIN = {"all", "assemble_report"}
+
+
+def test_all_outputs_are_there(finished):
+    study = finished.folder / "results" / "tiny"
+    for name in ("results_table.csv", "results_table.txt", "results.json", "confusion_matrices.png", "report.html"):
+        assert (study / name).stat().st_size > 0, name
+    with open(study / "results_table.csv", encoding="utf-8") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["custom1", "resnet18", "ensemble"]
+    for model in ("custom1", "resnet18"):
+        folder = study / "phantom" / model
+        for name in ("predictions.parquet", "calibration.json", "metrics.json", "model.onnx", "export.json"):
+            assert (folder / name).is_file(), name
+        assert len(list((folder / "gradcam").glob("*_overlay.png"))) == 4
+        for name in ("best.safetensors", "history.csv", "settings.json", "predictions.parquet"):
+            assert (folder / "fold1-seed3" / name).is_file(), name
+    assert {p.name for p in (study / "phantom" / "ensemble").iterdir()} >= {"decision.json", "metrics.json"}
+    assert (study / "phantom" / "timing.parquet").is_file()
+    assert (study / "phantom" / "comparison.json").is_file()
+
+
+def test_progress_is_on_the_screen_and_in_the_log(finished):
+    line = "train phantom/resnet18 fold 1 seed 3 | epoch 2/2"
+    assert line in finished.log
+    assert line in (finished.folder / "logs/tiny/train/phantom/resnet18/fold1-seed3.log").read_text()
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in finished.snakemake("--cores", "2").stdout
+
+
+def test_every_patient_has_one_out_of_fold_prediction(finished):
+    from archbench.artifacts import read_predictions
+
+    table = read_predictions(finished.folder / "results/tiny/phantom/custom1/predictions.parquet").test
+    assert len(table) == 80
+    assert len(set(table.case_id.tolist())) == 80
+
+
+def test_a_comment_reruns_nothing(edited):
+    edited.edit("archbench/training.py", '"""Train one network on one fold', '"""Train a network on one fold')
+    edited.edit("archbench/losses/focal.py", "    def loss(", "    # the published formula\n    def loss(")
+    assert edited.planned() == {}
+
+
+def test_an_edited_loss_retrains_what_uses_it(edited):
+    edited.edit("archbench/losses/focal.py", "** focal_gamma * entropy", "** (focal_gamma + 0.5) * entropy")
+    planned = edited.planned()
+    assert planned["train"] == 2  # both folds of custom1; resnet18 uses another loss
+    assert planned["predict"] == 1
+
+
+def test_a_new_architecture_retrains_nothing(edited):
+    family = edited.folder / "archbench/models/resnet.py"
+    text = family.read_text()
+    entry = text[text.index('ARCHITECTURES.register(\n    "resnet18"') : text.index('ARCHITECTURES.register(\n    "resnet50"')]
+    family.write_text(text + "\n" + entry.replace('"resnet18"', '"resnet18b"', 1))
+    (edited.folder / "archbench/models/new_family.py").write_text(
+        text.replace('"resnet18",\n', '"resnet18c",\n', 1).replace('"resnet50",\n', '"resnet50c",\n', 1)
+    )
+    assert edited.planned() == {}
+
+
+def test_another_setting_reruns_what_depends_on_it(edited):
+    edited.edit("config/config.yaml", "explain: {cases: 4}", "explain: {cases: 5}")
+    assert set(edited.planned()) == EVALUATED_AGAIN | {"explain"}
+
+
+def test_a_new_model_leaves_the_others_alone(edited):
+    entry = "  custom2: {architecture: custom1, image_size: 32, training: {lr: 2.0e-3}}\nexplain:"
+    edited.edit("config/config.yaml", "explain:", entry)
+    planned = edited.planned()
+    assert planned["train"] == 2
+    assert "cache_images" not in planned
+
+
+def test_more_seeds_keep_the_first(edited):
+    edited.edit("config/config.yaml", "seeds: [3]", "seeds: [3, 4]")
+    assert edited.planned()["train"] == 4
+
+
+def test_the_snakemake_report(finished):
+    finished.snakemake("--cores", "2", "report")
+    with zipfile.ZipFile(finished.folder / "results/tiny/snakemake_report.zip") as archive:
+        pages = [name for name in archive.namelist() if name.endswith("report.html")]
+        assert pages
+        page = archive.read(pages[0]).decode()
+    assert "results table" in page
+    assert "confusion matrices" in page
+    assert "Nothing to be done" in finished.snakemake("--cores", "2", "report").stdout
+
+
+def test_results_json_is_valid_and_names_the_data(finished):
+    content = json.loads((finished.folder / "results/tiny/results.json").read_text())
+    assert "phantom" in json.dumps(content).lower()
