@@ -28,6 +28,9 @@ STUDY = parse_study(config, source="the study", environment=os.environ)
 container: "containers/archbench.sif"
 
 
+report: "workflow/report/study.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"

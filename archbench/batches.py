@@ -39,5 +39,7 @@ def predict_logits(
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise FloatingPointError(f"{bad} of {len(rows)} predictions are not finite: training has diverged")
+        raise FloatingPointError(
+            f"{bad} of {len(rows)} predictions are not finite: training has diverged; lower training.lr"
+        )
     return logits

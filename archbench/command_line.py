@@ -40,9 +40,10 @@ class LabelledStream:
         return getattr(self.unlabelled, name)
 
 
-def run(
-    main: Callable[[], int], *, expected: tuple[type[Exception], ...] = (ValueError, RuntimeError, OSError)
-) -> None:
+EXPECTED = (ValueError, RuntimeError, OSError, FloatingPointError)
+
+
+def run(main: Callable[[], int], *, expected: tuple[type[Exception], ...] = EXPECTED) -> None:
     """Run a script's main; expected errors end it with one clear message, others keep their traceback."""
     try:
         code = main()

@@ -78,7 +78,7 @@ def explain(
     Args:
         checkpoints: Weights by (fold, seed).
     Raises:
-        ExplainError: If a map is not finite or empty.
+        ExplainError: If a map can't be computed or is not finite.
     """
     found: list[Explanation] = []
     for fold in np.unique(chosen.fold).tolist():
@@ -119,6 +119,8 @@ def _explain_fold(
                     lesion_area=area,
                 )
             )
+    if len(found) < len(rows):  # the library's context manager swallows IndexError
+        raise ExplainError(f"Grad-CAM of {rows.case_id[len(found)]} failed with an IndexError ({network.architecture})")
     return found
 
 

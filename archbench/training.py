@@ -192,7 +192,7 @@ def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
     """
     lr, floor = settings.lr, settings.lr * settings.min_lr_ratio
     warmup = settings.warmup_epochs
-    if epoch <= warmup:
+    if warmup and epoch <= warmup:
         return lr * max(epoch, 0.05) / warmup
     if settings.schedule == "cosine":
         share = min(1.0, (epoch - warmup) / max(1, settings.epochs - warmup))
@@ -206,9 +206,13 @@ def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
 
 
 def epoch_batches(n: int, batch_size: int, *, generator: np.random.Generator) -> list[np.ndarray]:
-    """Return shuffled positions 0..n-1 in batches of nearly equal size, so that none is left with one image."""
+    """Return shuffled positions 0..n-1 in batches of nearly equal size, so that none is left with one image.
+
+    Batch norm can't do with a single image; of an odd number in batches of two, one batch gets three.
+    """
     order = generator.permutation(n)
-    return np.array_split(order, math.ceil(n / batch_size))
+    count = math.ceil(n / batch_size)
+    return np.array_split(order, count if batch_size == 1 else max(1, min(count, n // 2)))
 
 
 def _build_loss(data: TrainingData, settings: Training, device: torch.device) -> tuple[np.ndarray | None, LossFunction]:

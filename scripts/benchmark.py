@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
     root = (arguments.image_root or arguments.fold_csv.parent).resolve()
     if not arguments.fold_csv.resolve().is_relative_to(root):
         raise ConfigError("the flags of benchmark.py", [f"--fold_csv: {arguments.fold_csv} is not below {root}"])
-    study["study"] = f"benchmark_{arguments.fold_csv.stem}"
+    study["study"] = f"benchmark_{re.sub('[^A-Za-z0-9_.+-]+', '_', arguments.fold_csv.stem)}"[:60]
     study["datasets"]["dr"] |= {"root": str(root), "csv": arguments.fold_csv.resolve().relative_to(root).as_posix()}
     study["protocol"]["kind"] = arguments.protocol
     for key in ("epochs", "batch_size", "eval_batch_size"):
@@ -106,7 +107,8 @@ def _model(entry: dict[str, Any], checkpoint: str | None, arguments: argparse.Na
     if arguments.image_size is not None:
         entry["image_size"] = arguments.image_size
     if arguments.weights is not None:
-        entry["weights"] = arguments.weights
+        kind, _, file = arguments.weights.partition(":")
+        entry["weights"] = f"file:{Path(file).resolve()}" if kind == "file" and file else arguments.weights
     if checkpoint is not None:
         entry |= {"checkpoint": str(Path(checkpoint).resolve()), "weights": "none"}
     return entry

@@ -10,6 +10,7 @@ from torch import nn
 from archbench.models.architecture import HALF_MEAN_STD, IMAGENET_MEAN_STD, Architecture
 from archbench.registry import ARCHITECTURES
 
+HEAD_STD = 0.01
 NORMALIZATIONS = {"imagenet": IMAGENET_MEAN_STD, "half": HALF_MEAN_STD}
 
 
@@ -60,7 +61,19 @@ def build_network(
     if problems:
         raise ValueError(f"{architecture}: {problems[0]}")
     network = entry.build(num_classes=num_classes, image_size=image_size, dropout=dropout)
+    _start_head_small(network, entry.head)
     return NormalizedNetwork(network, normalization=normalization, architecture=architecture, image_size=image_size)
+
+
+def _start_head_small(network: nn.Module, head: str) -> None:
+    """Give the last layer small weights, so that every architecture starts from nearly equal class probabilities.
+
+    timm draws an EfficientNet head from ±1/sqrt(classes): with 5 classes and 1280 features the first loss was
+    3.4 instead of 1.6, and a short fine-tuning ended before it had unlearned the noise.
+    """
+    for name, parameter in network.named_parameters():
+        if name.startswith(head + "."):
+            nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.normal_(parameter, std=HEAD_STD)
 
 
 def head_name(network: NormalizedNetwork) -> str:

@@ -93,11 +93,12 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no file '{path}'")
-    content: Any = load_file(path) if path.suffix == ".safetensors" else _load_checkpoint(path)
+    content = _read_content(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    named = content if isinstance(content, dict) else {}
+    tensors = {k: v for k, v in named.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
     for prefix in PREFIXES:
@@ -106,11 +107,16 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _load_checkpoint(path: Path) -> Any:
+def _read_content(path: Path) -> Any:
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path} can't be read as weights only ({error}); save its state_dict alone") from error
+    except Exception as error:  # of many kinds, with torch's advice to lift the guard; ours is another
+        raise WeightsError(
+            f"{path} can't be read as weights alone ({type(error).__name__}): it is damaged, or holds more than "
+            "tensors, which could run code; save its state_dict alone"
+        ) from error
 
 
 def load_weights(network: nn.Module, path: str | Path, *, head: str, same_head: bool) -> LoadReport:

@@ -7,7 +7,7 @@ from typing import Any
 
 from archbench.artifacts import write_json, write_text
 from archbench.report.collect import StudyResult, collect_study
-from archbench.report.figures import Panel, write_sheet
+from archbench.report.figures import Panel, legend_panel, line_styles, write_sheet
 from archbench.report.page import DatasetPanels, dataset_panels, render_page
 from archbench.report.pictures import write_cam_sheet
 from archbench.report.results import results_document
@@ -71,9 +71,15 @@ def write_figures(study: StudyResult, panels: list[DatasetPanels], output: Path)
     sources["accuracy_against_latency"] = "pareto"
     for name, columns in sheets.items():
         chosen = _gather(study, panels, sources.get(name, name), several)
+        if chosen and name in ("roc_curves", "precision_recall_curves"):
+            chosen.append(legend_panel(line_styles([model.name for model in study.datasets[0].models])))
         write_sheet(chosen, [figures / f"{name}.svg"], columns=columns)
     confusion = _gather(study, panels, "confusion", several)
-    write_sheet(confusion, [output / "confusion_matrices.png", figures / "confusion_matrices.svg"])
+    write_sheet(
+        confusion,
+        [output / "confusion_matrices.png", figures / "confusion_matrices.svg"],
+        columns=2 if len(confusion) == 4 else 3,
+    )
     write_cam_sheet(study.datasets, figures / "cam_sheet.png")
 
 

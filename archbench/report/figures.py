@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "figure.constrained_layout.w_pad": 0.09,
+    "figure.constrained_layout.h_pad": 0.07,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "svg.fonttype": "path",
@@ -147,9 +149,24 @@ def _sheet(panels: Sequence[Panel], columns: int) -> Figure:
     figure = _new_figure(width * columns, height * rows)
     parts = figure.subfigures(rows, columns, squeeze=False).ravel()
     for part, panel in zip(parts, panels, strict=False):
-        part.suptitle(wrap(panel.title, int(width * 13)), fontsize=9.5)
+        if panel.title:
+            part.suptitle(wrap(panel.title, int(width * 13)), fontsize=9.5)
         panel.draw(part)
     return figure
+
+
+def legend_panel(styles: Mapping[str, Line]) -> Panel:
+    """The names of the lines, as one more panel of a sheet."""
+
+    def draw(figure: FigureBase) -> None:
+        from matplotlib.lines import Line2D
+
+        handles = [
+            Line2D([], [], color=style.color, linestyle=style.linestyle, label=name) for name, style in styles.items()
+        ]
+        figure.legend(handles=handles, loc="center")
+
+    return Panel("", f"Legend: {', '.join(styles)}.", draw, width=2.85, height=2.75)
 
 
 def _empty_sheet() -> Figure:

@@ -200,7 +200,7 @@ def commands_of(study: StudyResult) -> list[str]:
     """The commands that repeat the study from its configuration."""
     return [
         f"# save the configuration below as {study.name}.yaml",
-        "make install",
+        "make setup && . .venv/bin/activate",
         f"snakemake --cores 8 --configfile {study.name}.yaml",
-        f"snakemake --cores 8 --configfile {study.name}.yaml report",
+        f"snakemake --cores 8 --configfile {study.name}.yaml -- report",
     ]

@@ -132,8 +132,8 @@ def _separation(dataset: DatasetResult, best: ModelResult, second: ModelResult) 
         return " (the two were not compared)"
     size = f"{format_value(pair['difference'], 3)}{_between(dataset, pair, ', ', digits=3)}"
     verdicts = {
-        "better": f": a difference of {size}, which this many patients establish",
-        "better but trivial": f": a difference of {size}, established but too small to matter",
+        "better": f": a difference of {size}, more than chance explains",
+        "better but trivial": f": a difference of {size}, more than chance explains but too small to matter",
         "equivalent": f": a difference of {size}, so the two are equivalent within the declared margin",
         "inconclusive": f", but the data do not separate the two (difference {size})",
     }

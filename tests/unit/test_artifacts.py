@@ -48,9 +48,14 @@ def predictions(n: int = 6) -> Predictions:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
     write_json(path, {"old": 1})
-    with pytest.raises(KeyError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyError("interrupted")
+
+    def fail_halfway() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError("interrupted")
+
+    with pytest.raises(KeyError, match="interrupted"):
+        fail_halfway()
     assert read_json(path) == {"old": 1}
     assert os.listdir(path.parent) == ["a.json"]
 

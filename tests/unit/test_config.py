@@ -221,15 +221,15 @@ def test_fold_numbers_follow_the_protocol() -> None:
 @pytest.mark.parametrize(
     ("path", "misspelt", "meant"),
     [
-        ("", "trainig", "training"),
+        ("", "trainingg", "training"),
         ("training", "epoch", "epochs"),
         ("training.early_stopping", "patiense", "patience"),
         ("protocol", "fold", "folds"),
-        ("datasets.eyes", "clases", "classes"),
+        ("datasets.eyes", "classlist", "classes"),
         ("datasets.eyes.columns", "patients", "patient"),
         ("datasets.eyes.preprocessing", "crop_boarder", "crop_border"),
         ("datasets.drawn.phantom", "patient", "patients"),
-        ("models.small", "architectur", "architecture"),
+        ("models.small", "architecturee", "architecture"),
         ("models.small.training", "epoch", "epochs"),
         ("models.small.training.early_stopping", "patiense", "patience"),
         ("explain", "case", "cases"),
@@ -248,9 +248,9 @@ def test_unknown_key_is_refused_at_every_level(path: str, misspelt: str, meant: 
 
 
 def test_a_dataset_named_like_a_key_doesnt_change_the_hint() -> None:
-    content = base(datasets__phantom={"fromat": "phantom", "format": "phantom", "classes": GRADES})
+    content = base(datasets__phantom={"formatt": "phantom", "format": "phantom", "classes": GRADES})
     problem = only_problem(content)
-    assert problem.startswith("datasets.phantom.fromat: unknown key; did you mean 'format'?")
+    assert problem.startswith("datasets.phantom.formatt: unknown key; did you mean 'format'?")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_all_problems_of_a_file_come_at_once() -> None:
     content = base(
         training__lr="1e-4",
         protocol__foldz=3,
-        datasets__eyes__format="tabel",
+        datasets__eyes__format="table2",
         datasets__eyes__task="ordinl",
         models__vit={"architecture": "vit_tiny_patch16_224", "image_size": 100},
         models__typo={"architecture": "resnet81"},

@@ -105,7 +105,9 @@ def test_comments_docstrings_and_layout_change_nothing(checkout: Checkout) -> No
     text = path.read_text(encoding="utf-8")
     assert '"""Training can\'t go on' in text and "\n    network.to(device)\n" in text
     edited = text.replace('"""Training can\'t go on', '"""Reworded: training can\'t go on')
-    edited = edited.replace("\n    network.to(device)\n", "\n    # a remark\n\n    network.to(\n        device\n    )\n")
+    edited = edited.replace(
+        "\n    network.to(device)\n", "\n    # a remark\n\n    network.to(\n        device\n    )\n"
+    )
     assert checkout.changed_by(lambda: path.write_text("# a header\n" + edited) and None) == set()
 
 

@@ -71,16 +71,17 @@ def checkpoint_arguments(w):
     return [f"{f}:{s}:{path}" for (f, s), path in zip(runs(w.dataset), paths)]
 
 
-def preprocessing_key(w):
-    """Name of the image cache that a model uses on a dataset: its size and preprocessing."""
-    preprocessing = STUDY.datasets[w.dataset].preprocessing.model_dump(
+def cache_pointer_of(dataset, model):
+    """Pointer file of the image cache that a model uses on a dataset, named by its size and preprocessing."""
+    preprocessing = STUDY.datasets[dataset].preprocessing.model_dump(
         exclude={"normalization"}
     )
-    return f"{STUDY.image_size(w.model)}-{settings_hash(preprocessing)[:6]}"
+    key = f"{STUDY.image_size(model)}-{settings_hash(preprocessing)[:6]}"
+    return f"{RESULTS}/{dataset}/data/images-{key}.json"
 
 
 def cache_pointer(w):
-    return f"{RESULTS}/{w.dataset}/data/images-{preprocessing_key(w)}.json"
+    return cache_pointer_of(w.dataset, w.model)
 
 
 def weights_file(w):
@@ -103,7 +104,9 @@ def task_metrics(dataset):
 
 def data_settings(w):
     """What the manifest and the folds depend on."""
-    dataset = STUDY.datasets[w.dataset].model_dump(exclude={"preprocessing": {"crop_border", "clahe", "normalization"}})
+    dataset = STUDY.datasets[w.dataset].model_dump(
+        exclude={"preprocessing": {"crop_border", "clahe", "normalization"}}
+    )
     return settings_hash(
         [
             dataset,

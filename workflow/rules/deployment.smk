@@ -37,16 +37,13 @@ rule export_onnx:
 
 
 def timing_entries(w):
-    pattern = "{model}:{folder}/model.onnx:{folder}/export.json:{cache}"
-    folders = {m: expand(MODEL, dataset=w.dataset, model=m)[0] for m in MODELS}
-    pointers = {
-        m: cache_pointer(
-            snakemake.io.Wildcards(fromdict={"dataset": w.dataset, "model": m})
-        )
-        for m in MODELS
+    """model:model.onnx:export.json:cache pointer of each model."""
+    folders = {
+        model: expand(MODEL, dataset=w.dataset, model=model)[0] for model in MODELS
     }
     return [
-        pattern.format(model=m, folder=folders[m], cache=pointers[m]) for m in MODELS
+        f"{model}:{folder}/model.onnx:{folder}/export.json:{cache_pointer_of(w.dataset, model)}"
+        for model, folder in folders.items()
     ]
 
 

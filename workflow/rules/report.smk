@@ -1,13 +1,13 @@
 # From artifacts to what people read.
 
-FIGURES = [
-    ("confusion_matrices", "Performance"),
-    ("roc_curves", "Performance"),
-    ("reliability", "Performance"),
-    ("accuracy_against_latency", "Cost"),
-    ("training_curves", "Cost"),
-    ("class_distribution", "Data"),
-]
+FIGURES = {
+    "roc_curves": "Performance",
+    "precision_recall_curves": "Performance",
+    "reliability": "Performance",
+    "training_curves": "Cost",
+    "accuracy_against_latency": "Cost",
+    "class_distribution": "Data",
+}
 
 
 def report_inputs(w):
@@ -40,35 +40,33 @@ def partial_report_command():
     return f"python {SCRIPTS}/assemble_report.py --study {STUDY_FILE} --results {RESULTS} --logs {LOGS} --partial || true"
 
 
+def captioned(file, category):
+    """Output that the Snakemake report shows with its caption."""
+    stem, _, kind = os.path.basename(file).rpartition(".")
+    labels = {"what": stem.replace("_", " "), "kind": kind}
+    return report(
+        f"{RESULTS}/{file}",
+        caption=f"../report/{stem}.rst",
+        category=category,
+        labels=labels,
+    )
+
+
 rule assemble_report:
     input:
         report_inputs,
     output:
-        table=report(
-            RESULTS + "/results_table.csv",
-            caption="../report/results_table.rst",
-            category="Results",
-            labels={"what": "results table", "kind": "CSV"},
-        ),
-        text=RESULTS + "/results_table.txt",
+        [
+            captioned(f"figures/{name}.svg", kind)
+            for name, kind in FIGURES.items()
+            if TRAINED or name != "training_curves"
+        ],
+        captioned("results_table.csv", "Results"),
+        captioned("confusion_matrices.png", "Performance"),
+        captioned("figures/cam_sheet.png", "Explanations"),
+        multiext(RESULTS + "/results_table", ".txt", ".tex"),
         json=RESULTS + "/results.json",
-        confusion=report(
-            RESULTS + "/confusion_matrices.png",
-            caption="../report/confusion_matrices.rst",
-            category="Results",
-            labels={"what": "confusion matrices", "kind": "figure"},
-        ),
-        page=report(
-            RESULTS + "/report.html",
-            caption="../report/report_page.rst",
-            category="Results",
-            labels={"what": "the report", "kind": "page"},
-        ),
-    log:
-        LOGS + "/assemble_report.log",
-    resources:
-        mem_mb=grow(4000),
-        runtime=grow(30),
+        page=captioned("report.html", "Results"),
     params:
         results=RESULTS,
         logs=LOGS,

@@ -35,6 +35,6 @@
     });
   });
   window.addEventListener("beforeprint", function () {
-    Array.prototype.forEach.call(document.querySelectorAll("details"), function (details) { details.open = true; });
+    Array.prototype.forEach.call(document.querySelectorAll("details:not(.legend)"), function (details) { details.open = true; });
   });
 }());

@@ -1,0 +1,65 @@
+"""Devices: what was asked for, or an error with the remedy; never something else in silence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from archbench.devices import DeviceError, device_name, prepare_torch, resolve_device, resolve_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Pretend to have these devices."""
+
+    def pretend(*, cuda: bool = False, mps: bool = False, bf16: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+def test_a_missing_device_is_an_error_with_the_remedy(machine) -> None:  # type: ignore[no-untyped-def]
+    machine()
+    with pytest.raises(DeviceError, match=r"compute\.device is cuda, but .*nvidia-smi.*--nv.*auto or cpu"):
+        resolve_device("cuda")
+    with pytest.raises(DeviceError, match=r"compute\.device is mps, but .*auto or cpu"):
+        resolve_device("mps")
+
+
+def test_auto_takes_the_best_there_is(machine) -> None:  # type: ignore[no-untyped-def]
+    for present, expected in (({"cuda": True, "mps": True}, "cuda"), ({"mps": True}, "mps"), ({}, "cpu")):
+        machine(**present)
+        assert resolve_device("auto").type == expected
+    machine(cuda=True)
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_precision(machine) -> None:  # type: ignore[no-untyped-def]
+    machine(cuda=True, bf16=True)
+    assert resolve_precision("auto", CUDA) == torch.bfloat16
+    machine(cuda=True, bf16=False)
+    assert resolve_precision("auto", CUDA) == torch.float16
+    assert resolve_precision("auto", CPU) == torch.float32
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert resolve_precision("fp32", CUDA) == torch.float32
+    with pytest.raises(DeviceError, match="fp16 needs CUDA, this job runs on cpu: use auto or bf16"):
+        resolve_precision("fp16", CPU)
+
+
+def test_threads_are_those_of_the_job() -> None:
+    before = torch.get_num_threads()
+    try:
+        prepare_torch(threads=1)
+        assert torch.get_num_threads() == 1
+        assert float(torch.tensor(1e-40) * 1) == 0, "denormals slow random networks down 15 times"
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+def test_device_name() -> None:
+    assert device_name(CPU) == "cpu"
