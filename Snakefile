@@ -46,7 +46,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        RESULTS + "/report.html",
+        f"{RESULTS}/report.html",
 
 
 onsuccess:

@@ -49,7 +49,8 @@ def main() -> int:
     reference = _median_start("import torch, torchvision")
     total = planning
     print(
-        f"wall {wall:.0f} s on {arguments.cores} cores; planning {planning:.1f} s; import torch, torchvision {reference:.1f} s"
+        f"wall {wall:.0f} s on {arguments.cores} cores; planning {planning:.1f} s; "
+        f"import torch, torchvision {reference:.1f} s"
     )
     print("| rule | jobs | seconds of all jobs | start of one, s | share of a torch import |\n|---|---|---|---|---|")
     for rule, (jobs, seconds) in _jobs(log).items():

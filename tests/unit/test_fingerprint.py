@@ -28,7 +28,7 @@ JOBS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "predict resnet50": ("predict", [("models/resnet", "resnet50")]),
     "predict lite0": ("predict", [("models/efficientnet", "tf_efficientnet_lite0")]),
     "evaluate": ("evaluate", [("metrics/agreement", "qwk"), ("metrics/accuracy", "accuracy")]),
-    "report": ("report", []),
+    "report": ("assemble_report", []),
 }
 
 NEW_ARCHITECTURE = """

@@ -19,6 +19,7 @@ class Workflow:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(parents=True)
         for name in TRACKED:
             source = CHECKOUT / name
             if source.is_dir():

@@ -70,9 +70,8 @@ def test_all_errors_of_a_study_at_once_before_anything_runs(workflow):
 
 def test_a_study_replaces_the_default_one(workflow):
     study = (workflow.folder / "config" / "config.yaml").read_text()
-    (workflow.folder / "own.yaml").write_text(
-        study.replace("phantom_fundus", "own").replace("  custom1: {architecture: custom1", "  mine: {architecture: custom1")
-    )
+    own = study.replace("phantom_fundus", "own").replace("  custom1: {", "  mine: {")
+    (workflow.folder / "own.yaml").write_text(own)
     output = workflow.snakemake("--dry-run", "--configfile", "own.yaml").stdout
     assert "train mine" in output
     assert "train custom1" not in output

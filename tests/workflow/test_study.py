@@ -65,7 +65,8 @@ def test_an_edited_loss_retrains_what_uses_it(edited):
 def test_a_new_architecture_retrains_nothing(edited):
     family = edited.folder / "archbench/models/resnet.py"
     text = family.read_text()
-    entry = text[text.index('ARCHITECTURES.register(\n    "resnet18"') : text.index('ARCHITECTURES.register(\n    "resnet50"')]
+    start, end = (text.index(f'ARCHITECTURES.register(\n    "{name}"') for name in ("resnet18", "resnet50"))
+    entry = text[start:end]
     family.write_text(text + "\n" + entry.replace('"resnet18"', '"resnet18b"', 1))
     (edited.folder / "archbench/models/new_family.py").write_text(
         text.replace('"resnet18",\n', '"resnet18c",\n', 1).replace('"resnet50",\n', '"resnet50c",\n', 1)

@@ -7,15 +7,15 @@ from archbench.tasks import TASKS
 
 SCRIPTS = os.path.join(workflow.basedir, "scripts")
 RESULTS = f"results/{STUDY.study}"
-DATA = RESULTS + "/{dataset}/data"
-MODEL = RESULTS + "/{dataset}/{model}"
-FOLD = MODEL + "/fold{fold}-seed{seed}"
-ENSEMBLE = RESULTS + "/{dataset}/ensemble"
+DATA = f"{RESULTS}/{{dataset}}/data"
+MODEL = f"{RESULTS}/{{dataset}}/{{model}}"
+FOLD = f"{MODEL}/fold{{fold}}-seed{{seed}}"
+ENSEMBLE = f"{RESULTS}/{{dataset}}/ensemble"
 CACHE = "results/cache"
 LOGS = f"{STUDY.compute.log_dir}/{STUDY.study}"
 
-# The resolved study, named by its content: a running job never sees a later edit. The path stands in
-# commands as a global, so that a new name alone reruns nothing; `params` say what a job depends on.
+# The resolved study, named by its content: a running job never sees a later edit. `params` say on which
+# of its keys a job depends.
 STUDY_FILE = f"{CACHE}/studies/{STUDY.study}-{STUDY.hash}.json"
 if not os.path.exists(STUDY_FILE):
     write_json(STUDY_FILE, STUDY.model_dump())
@@ -25,9 +25,11 @@ MODELS = list(STUDY.models)
 TRAINED = [name for name in MODELS if STUDY.models[name].checkpoint is None]
 SEEDS = STUDY.protocol.seeds
 
-# The checkout's code, in a container too; progress goes to the screen and to the log.
+# The checkout's code, in a container too. Commands name what differs between machines and calls by
+# variables, so that another place of the checkout or an unrelated key reruns nothing.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; export OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1; "
+    f"set -euo pipefail; export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
+    f" export RESULTS='{RESULTS}' LOGS='{LOGS}' OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1; "
 )
 
 
@@ -62,7 +64,7 @@ def fold_files(pattern):
 def checkpoints(w):
     """Weights of every fold and seed, or the given ones."""
     given = STUDY.models[w.model].checkpoint
-    return [given] if given else fold_files(FOLD + "/best.safetensors")(w)
+    return [given] if given else fold_files(f"{FOLD}/best.safetensors")(w)
 
 
 def checkpoint_arguments(w):
@@ -154,3 +156,66 @@ def metrics_code(script):
 def grow(amount):
     """Resource that grows with each attempt (retries stand in the profile)."""
     return lambda w, attempt: amount * attempt
+
+
+def timing_entries(w):
+    """model:model.onnx:export.json:cache pointer of each model."""
+    folders = {
+        model: expand(MODEL, dataset=w.dataset, model=model)[0] for model in MODELS
+    }
+    return [
+        f"{model}:{folder}/model.onnx:{folder}/export.json:{cache_pointer_of(w.dataset, model)}"
+        for model, folder in folders.items()
+    ]
+
+
+FIGURES = {
+    "roc_curves": "Performance",
+    "precision_recall_curves": "Performance",
+    "reliability": "Performance",
+    "training_curves": "Cost",
+    "accuracy_against_latency": "Cost",
+    "class_distribution": "Data",
+}
+
+
+def report_inputs(w):
+    """Everything that the report shows."""
+    rated = expand(
+        f"{RESULTS}/{{dataset}}/{{model}}/{{file}}.json",
+        dataset=DATASETS,
+        model=rated_models(),
+        file=["metrics", "calibration"],
+    )
+    models = expand(
+        f"{RESULTS}/{{dataset}}/{{model}}/{{file}}",
+        dataset=DATASETS,
+        model=MODELS,
+        file=["gradcam", "export.json"],
+    )
+    datasets = expand(
+        f"{RESULTS}/{{dataset}}/{{file}}",
+        dataset=DATASETS,
+        file=["comparison.json", "timing.json", "data/audit.json"],
+    )
+    ensembles = (
+        expand(f"{ENSEMBLE}/decision.json", dataset=DATASETS) if has_ensemble() else []
+    )
+    return rated + models + datasets + ensembles
+
+
+def partial_report_command():
+    """After an error: a report of what there is, failed models named with the end of their logs."""
+    return f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial || true"
+
+
+def captioned(file, category):
+    """Output that the Snakemake report shows with its caption."""
+    stem, _, kind = os.path.basename(file).rpartition(".")
+    labels = {"what": stem.replace("_", " "), "kind": kind}
+    return report(
+        f"{RESULTS}/{file}",
+        caption=f"../report/{stem}.rst",
+        category=category,
+        labels=labels,
+    )

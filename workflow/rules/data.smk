@@ -3,17 +3,17 @@
 
 rule prepare_dataset:
     output:
-        manifest=DATA + "/manifest.parquet",
-        folds=DATA + "/folds.parquet",
-        audit=DATA + "/audit.json",
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
+        audit=f"{DATA}/audit.json",
     log:
-        LOGS + "/prepare_dataset/{dataset}.log",
+        f"{LOGS}/prepare_dataset/{{dataset}}.log",
     threads: 2
     resources:
         mem_mb=grow(4000),
         runtime=grow(120),
     params:
-        phantom=DATA + "/phantom",
+        phantom=f"{DATA}/phantom",
         settings=data_settings,
         code=lambda w: fingerprint(
             "prepare_dataset", components_of(dataset=STUDY.datasets[w.dataset].format)
@@ -21,18 +21,18 @@ rule prepare_dataset:
     message:
         "{wildcards.dataset}: read, check and split"
     shell:
-        "python {SCRIPTS}/prepare_dataset.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/prepare_dataset.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {output.manifest} --folds {output.folds} --audit {output.audit}"
         " --phantom-dir {params.phantom} --code {params.code} 2>&1 | tee {log}"
 
 
 rule cache_images:
     input:
-        manifest=DATA + "/manifest.parquet",
+        manifest=f"{DATA}/manifest.parquet",
     output:
-        DATA + "/images-{size}-{key}.json",
+        f"{DATA}/images-{{size}}-{{key}}.json",
     log:
-        LOGS + "/cache_images/{dataset}-{size}-{key}.log",
+        f"{LOGS}/cache_images/{{dataset}}-{{size}}-{{key}}.log",
     wildcard_constraints:
         size=r"\d+",
         key="[0-9a-f]+",
@@ -41,7 +41,7 @@ rule cache_images:
         mem_mb=grow(4000),
         runtime=grow(240),
     params:
-        cache=CACHE + "/images",
+        cache=f"{CACHE}/images",
         settings=lambda w: STUDY.datasets[w.dataset].preprocessing.model_dump(
             exclude={"normalization"}
         ),
@@ -49,6 +49,6 @@ rule cache_images:
     message:
         "{wildcards.dataset}: decode and preprocess at {wildcards.size} px"
     shell:
-        "python {SCRIPTS}/cache_images.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/cache_images.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {input.manifest} --size {wildcards.size} --cache-dir {params.cache}"
         " --output {output} --threads {threads} --code {params.code} 2>&1 | tee {log}"

@@ -4,11 +4,11 @@
 
 rule calibrate:
     input:
-        MODEL + "/predictions.parquet",
+        f"{MODEL}/predictions.parquet",
     output:
-        MODEL + "/calibration.json",
+        f"{MODEL}/calibration.json",
     log:
-        LOGS + "/calibrate/{dataset}/{model}.log",
+        f"{LOGS}/calibrate/{{dataset}}/{{model}}.log",
     resources:
         mem_mb=grow(2000),
         runtime=grow(30),
@@ -20,45 +20,44 @@ rule calibrate:
     message:
         "{wildcards.dataset}: calibrate {wildcards.model}"
     shell:
-        "python {SCRIPTS}/calibrate.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/calibrate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --predictions {input} --output {output}"
         " --code {params.code} 2>&1 | tee {log}"
 
 
 rule evaluate:
     input:
-        predictions=MODEL + "/predictions.parquet",
-        folds=DATA + "/folds.parquet",
+        predictions=f"{MODEL}/predictions.parquet",
+        folds=f"{DATA}/folds.parquet",
     output:
-        MODEL + "/metrics.json",
+        f"{MODEL}/metrics.json",
     log:
-        LOGS + "/evaluate/{dataset}/{model}.log",
+        f"{LOGS}/evaluate/{{dataset}}/{{model}}.log",
     resources:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
-        results=RESULTS,
         settings=STUDY.evaluation.model_dump(),
         code=metrics_code("evaluate"),
     message:
         "{wildcards.dataset}: evaluate {wildcards.model}"
     shell:
-        "(python {SCRIPTS}/evaluate.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "(python $SCRIPTS/evaluate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
         " --output {output} --code {params.code}"
-        " && python {SCRIPTS}/results.py --study {STUDY_FILE} --results {params.results}) 2>&1 | tee {log}"
+        " && python $SCRIPTS/results.py --study $STUDY_FILE --results $RESULTS) 2>&1 | tee {log}"
 
 
 rule ensemble:
     input:
         lambda w: expand(
-            MODEL + "/predictions.parquet", dataset=w.dataset, model=MODELS
+            f"{MODEL}/predictions.parquet", dataset=w.dataset, model=MODELS
         ),
     output:
-        predictions=ENSEMBLE + "/predictions.parquet",
-        decision=ENSEMBLE + "/decision.json",
+        predictions=f"{ENSEMBLE}/predictions.parquet",
+        decision=f"{ENSEMBLE}/decision.json",
     log:
-        LOGS + "/ensemble/{dataset}.log",
+        f"{LOGS}/ensemble/{{dataset}}.log",
     resources:
         mem_mb=grow(2000),
         runtime=grow(60),
@@ -69,7 +68,7 @@ rule ensemble:
     message:
         "{wildcards.dataset}: combine {params.members}"
     shell:
-        "python {SCRIPTS}/ensemble.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/ensemble.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --members {params.members} --predictions {input} --output {output.predictions}"
         " --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
 
@@ -77,12 +76,12 @@ rule ensemble:
 rule compare:
     input:
         lambda w: expand(
-            MODEL + "/predictions.parquet", dataset=w.dataset, model=rated_models()
+            f"{MODEL}/predictions.parquet", dataset=w.dataset, model=rated_models()
         ),
     output:
-        RESULTS + "/{dataset}/comparison.json",
+        f"{RESULTS}/{{dataset}}/comparison.json",
     log:
-        LOGS + "/compare/{dataset}.log",
+        f"{LOGS}/compare/{{dataset}}.log",
     resources:
         mem_mb=grow(4000),
         runtime=grow(60),
@@ -93,22 +92,22 @@ rule compare:
     message:
         "{wildcards.dataset}: compare {params.models}"
     shell:
-        "python {SCRIPTS}/compare.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/compare.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --models {params.models} --predictions {input} --output {output}"
         " --code {params.code} 2>&1 | tee {log}"
 
 
 rule explain:
     input:
-        manifest=DATA + "/manifest.parquet",
-        folds=DATA + "/folds.parquet",
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
         cache=cache_pointer,
-        predictions=MODEL + "/predictions.parquet",
+        predictions=f"{MODEL}/predictions.parquet",
         checkpoints=checkpoints,
     output:
-        directory(MODEL + "/gradcam"),
+        directory(f"{MODEL}/gradcam"),
     log:
-        LOGS + "/explain/{dataset}/{model}.log",
+        f"{LOGS}/explain/{{dataset}}/{{model}}.log",
     wildcard_constraints:
         model="|".join(map(re.escape, MODELS)),
     threads: STUDY.compute.threads
@@ -125,7 +124,7 @@ rule explain:
     message:
         "{wildcards.dataset}: Grad-CAM of {wildcards.model}"
     shell:
-        "python {SCRIPTS}/explain.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/explain.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --predictions {input.predictions} --checkpoint {params.checkpoints}"
         " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"

