@@ -22,7 +22,8 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 	echo; echo "report: $(CURDIR)/results/$$name/report.html"
 
 test: setup-dev  ## set up and run the tests
-	pytest
+	pytest -n 2 tests/unit tests/contracts tests/scripts
+	pytest tests/workflow
 
 lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
 	ruff check .

@@ -154,6 +154,29 @@ def numeric_column(table: pa.Table, name: str) -> np.ndarray:
     return np.from_dlpack(column).astype(np.float64)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities in float64, shape (N, K)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def decide(probabilities: np.ndarray, rule: str) -> np.ndarray:
+    """Return the class that each row is called, shape (N,).
+
+    Args:
+        probabilities: Shape (N, K), rows sum to 1.
+        rule: "argmax", the likeliest class; or "expected_grade", the mean grade rounded, which minimises the
+            expected squared distance of ordered grades, the loss behind QWK.
+    """
+    if rule == "argmax":
+        return probabilities.argmax(axis=1)
+    if rule == "expected_grade":
+        return np.rint(probabilities @ np.arange(probabilities.shape[1])).astype(np.int64)
+    raise ValueError(f"unknown decision rule '{rule}' (known: argmax, expected_grade)")
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Logits of one model (or ensemble): one row per case, fold and seed.
@@ -203,6 +226,11 @@ class Predictions:
         if np.isnan(self.targets).any():
             raise ValueError("y_true needs known targets: use .known() first")
         return self.targets[:, 0].astype(np.int64)
+
+    @property
+    def decisions(self) -> np.ndarray:
+        """Class that each row is called, shape (N,), by the rule that the table carries (else argmax)."""
+        return decide(softmax(self.logits), self.metadata.get("decision", "argmax"))
 
     @property
     def test(self) -> Predictions:

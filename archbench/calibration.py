@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import MetricRecord, Predictions, undefined
+from archbench.artifacts import MetricRecord, Predictions, softmax, undefined
 from archbench.metrics.calibration_error import N_BINS, confidence_bin
-from archbench.metrics.metric import Array, Metric, softmax
+from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import parts, score, scored_rows
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source, source_rows
 from archbench.registry import METRICS

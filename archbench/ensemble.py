@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import Predictions
+from archbench.artifacts import Predictions, softmax
 from archbench.members import (
     base_log_probabilities,
     better_label_order,
@@ -22,7 +22,7 @@ from archbench.members import (
     stack_members,
 )
 from archbench.metrics.auroc import metric_at_cut
-from archbench.metrics.metric import Array, Metric, defined_or_none, softmax
+from archbench.metrics.metric import Array, Metric, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source, source_rows
 from archbench.stacking import fit_stacker

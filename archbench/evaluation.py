@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import MetricRecord, Predictions
+from archbench.artifacts import MetricRecord, Predictions, softmax
 from archbench.metrics.auroc import metric_at_cut, one_vs_rest, roc_curve
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
-from archbench.metrics.metric import Array, Metric, defined_or_none, softmax
+from archbench.metrics.metric import Array, Metric, defined_or_none
 from archbench.metrics.scoring import (
     MIN_PATIENTS_PER_SIDE,
     Scores,
@@ -144,7 +144,7 @@ def _warnings(sample: _Sample, selected_and_reported: bool) -> list[str]:
             f"only {len(sample.patients)} patients: below {FEW_PATIENTS} percentile intervals are too narrow"
         )
     counts = np.bincount(rows.y_true, minlength=len(rows.classes))
-    predicted = np.bincount(rows.logits.argmax(axis=1), minlength=len(rows.classes))
+    predicted = np.bincount(rows.decisions, minlength=len(rows.classes))
     absent = [name for name, n, m in zip(rows.classes, counts, predicted, strict=True) if n + m == 0]
     if absent:
         warnings.append(f"macro F1 leaves out classes absent from truth and prediction: {', '.join(absent)}")
@@ -198,7 +198,7 @@ def _per_fold(rows: Predictions, metrics: dict[str, Metric]) -> list[dict[str, A
 def _fold_value(rows: Predictions, metric: Metric, questions: Array | None) -> float | None:
     """Value in one fold; a macro AUROC is null where one of its classes is undefined in this fold."""
     if questions is None:
-        return defined_or_none(metric.value(softmax(rows.logits), rows.y_true))
+        return defined_or_none(metric.value(softmax(rows.logits), rows.y_true, rows.metadata.get("decision", "argmax")))
     patients = np.unique(rows.patient_id)
     ranks = rank_draws(rows, metric, patients, np.zeros((0, len(patients))))
     return defined_or_none(macro_scores(ranks, questions).point)

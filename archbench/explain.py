@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import torch
 
-from archbench.artifacts import MetricRecord, Predictions, atomic_path
+from archbench.artifacts import MetricRecord, Predictions, atomic_path, softmax
 from archbench.cases import Cases
 from archbench.image_cache import ImageCache
 from archbench.images import to_cached_pixels
-from archbench.metrics.metric import softmax
 from archbench.models.building import NormalizedNetwork, cam_layer
 from archbench.models.weights import load_checkpoint
 from archbench.registry import ARCHITECTURES
@@ -97,11 +96,11 @@ def _explain_fold(
 
     reshape = _tokens_to_grid(network) if ARCHITECTURES.get(network.architecture).tokens else None
     cache_rows = cases.cache.rows(rows.case_id.tolist())
-    probabilities, found = softmax(rows.logits), []
+    probabilities, decisions, found = softmax(rows.logits), rows.decisions, []
     with GradCAM(model=network, target_layers=[cam_layer(network)], reshape_transform=reshape) as cam:
         for k, cache_row in enumerate(cache_rows.tolist()):
             image = np.array(cases.cache.images[cache_row])
-            predicted = int(probabilities[k].argmax())
+            predicted = int(decisions[k])
             batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
             heatmap = cam(input_tensor=batch, targets=[ClassifierOutputTarget(predicted)])[0]
             _check_heatmap(heatmap, str(rows.case_id[k]), network.architecture)

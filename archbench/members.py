@@ -28,7 +28,12 @@ def stack_members(members: Mapping[str, Predictions]) -> Predictions:
         _check_aligned(name, table, first, reference)
     classes = [f"{name}{MEMBER_SEPARATOR}{label}" for name, table in tables.items() for label in table.classes]
     logits = np.concatenate([table.logits for table in tables.values()], axis=1)
-    return replace(reference, logits=logits, classes=tuple(classes), metadata={})
+    return replace(
+        reference,
+        logits=logits,
+        classes=tuple(classes),
+        metadata={"decision": reference.metadata.get("decision", "argmax")},
+    )
 
 
 def _check_aligned(name: str, table: Predictions, first: str, reference: Predictions) -> None:

@@ -120,6 +120,9 @@ class Training(Settings):
     batch_size: int = Field(8, ge=1, description="Images per step.")
     eval_batch_size: int = Field(32, ge=1, description="Images per step of validation and prediction.")
     grad_clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves it alone.")
+    average_epochs: float = Field(
+        1.0, ge=0, description="Horizon, in epochs, of the running average of the weights that is validated; 0: none."
+    )
     freeze_epochs: int = Field(0, ge=0, description="Epochs in which only the head is trained, the backbone at rest.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the last layer.")
     augmentation: Literal["none", "light", "strong"] = Field(

@@ -16,12 +16,14 @@ class Task:
         primary: Metric that ranks models and stops training.
         metrics: All reported metrics, in the order of the report.
         default_loss: Loss when the study names none.
+        decision: How probabilities become a class: argmax, or expected_grade (ordered classes).
     """
 
     name: str
     primary: str
     metrics: tuple[str, ...]
     default_loss: str
+    decision: str
 
 
 TASKS: dict[str, Task] = {
@@ -41,12 +43,14 @@ TASKS: dict[str, Task] = {
             "brier",
         ),
         default_loss="weighted_cross_entropy",
+        decision="expected_grade",
     ),
     "multiclass": Task(
         name="multiclass",
         primary="auroc_macro",
         metrics=("auroc_macro", "accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier"),
         default_loss="weighted_cross_entropy",
+        decision="argmax",
     ),
 }
 

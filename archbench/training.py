@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from archbench.artifacts import softmax
 from archbench.augmentation import augment
 from archbench.batches import predict_logits, to_batch
 from archbench.losses.loss import LossFunction, balanced_class_weights
-from archbench.metrics.metric import softmax
 from archbench.models.building import NormalizedNetwork, set_training_mode
+from archbench.optimization import average_share, average_weights, build_optimizer, epoch_batches, epoch_lr
 from archbench.registry import LOSSES, METRICS
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def train(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
+    decision: str,
     state_path: Path,
     identity: str,
     on_epoch: Callable[[list[dict[str, float | int | None]]], None] | None = None,
@@ -99,6 +102,7 @@ def train(
     Args:
         network: Start weights loaded.
         dtype: Autocast type; float32 for none.
+        decision: How probabilities become a class in the validation metric, see `archbench.artifacts.decide`.
         state_path: Where the state of the last finished epoch is kept.
         identity: Hash of data, settings and code; a state of another identity is not used.
         on_epoch: Called with the history after each epoch.
@@ -108,7 +112,9 @@ def train(
     network.to(device)
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    progress = _load_state(state_path, identity, network, optimizer, scaler)
+    averaged = copy.deepcopy(network)
+    parts = {"network": network, "averaged": averaged, "optimizer": optimizer, "scaler": scaler}
+    progress = _load_state(state_path, identity, parts)
     resumed_from = progress.epoch
     weights, loss = _build_loss(data, settings, device)
     metric = str(settings.early_stopping.metric)
@@ -119,6 +125,7 @@ def train(
         torch.manual_seed(seed * LARGE_PRIME + epoch)
         train_loss = _train_epoch(
             network,
+            averaged,
             data,
             settings,
             optimizer,
@@ -131,7 +138,7 @@ def train(
             factor=progress.plateau_factor,
         )
         val_loss, value = _validate(
-            network, data, loss, metric, batch_size=settings.eval_batch_size, device=device, dtype=dtype
+            averaged, data, loss, metric, decision, batch_size=settings.eval_batch_size, device=device, dtype=dtype
         )
         seconds = time.perf_counter() - started
         row = {
@@ -143,9 +150,9 @@ def train(
             "images_per_s": len(data.train_rows) / seconds,
             "seconds": seconds,
         }
-        _advance(progress, row, value, network, settings)
+        _advance(progress, row, value, averaged, settings)
         _report_epoch(progress, row, settings, metric)
-        _save_state(state_path, identity, network, optimizer, scaler, progress)
+        _save_state(state_path, identity, parts, progress)
         if on_epoch is not None:
             on_epoch(progress.history)
     if progress.best_value is None:
@@ -171,50 +178,6 @@ def seed_start(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_optimizer(network: torch.nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return the optimizer; weight decay is not applied to biases and norms (tensors of one dimension)."""
-    named = list(network.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    return kinds[settings.optimizer](groups, lr=settings.lr)
-
-
-def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
-    """Return the learning rate at the end of an epoch (1 is the first; fractions lie within).
-
-    Args:
-        factor: Product of the reductions so far (plateau).
-    """
-    lr, floor = settings.lr, settings.lr * settings.min_lr_ratio
-    warmup = settings.warmup_epochs
-    if warmup and epoch <= warmup:
-        return lr * max(epoch, 0.05) / warmup
-    if settings.schedule == "cosine":
-        share = min(1.0, (epoch - warmup) / max(1, settings.epochs - warmup))
-        return floor + (lr - floor) * 0.5 * (1 + math.cos(math.pi * share))
-    if settings.schedule == "step":
-        steps = int(max(0.0, math.ceil(epoch - warmup) - 1) // settings.step_epochs)
-        return float(lr * settings.step_factor**steps)
-    if settings.schedule == "plateau":
-        return max(floor, lr * factor)
-    return lr
-
-
-def epoch_batches(n: int, batch_size: int, *, generator: np.random.Generator) -> list[np.ndarray]:
-    """Return shuffled positions 0..n-1 in batches of nearly equal size, so that none is left with one image.
-
-    Batch norm can't do with a single image; of an odd number in batches of two, one batch gets three.
-    """
-    order = generator.permutation(n)
-    count = math.ceil(n / batch_size)
-    return np.array_split(order, count if batch_size == 1 else max(1, min(count, n // 2)))
-
-
 def _build_loss(data: TrainingData, settings: Training, device: torch.device) -> tuple[np.ndarray | None, LossFunction]:
     entry = LOSSES.get(str(settings.loss))
     weights = balanced_class_weights(data.train_targets, num_classes=data.num_classes) if entry.weighted else None
@@ -225,6 +188,7 @@ def _build_loss(data: TrainingData, settings: Training, device: torch.device) ->
 
 def _train_epoch(
     network: NormalizedNetwork,
+    averaged: NormalizedNetwork,
     data: TrainingData,
     settings: Training,
     optimizer: torch.optim.Optimizer,
@@ -256,6 +220,8 @@ def _train_epoch(
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
         scaler.step(optimizer)
         scaler.update()
+        steps_done = (epoch - 1) * len(batches) + step
+        average_weights(averaged, network, share=average_share(steps_done, settings.average_epochs * len(batches)))
         total += value.detach() * len(positions)
     mean = float(total) / len(data.train_rows)
     if not math.isfinite(mean):
@@ -285,6 +251,7 @@ def _validate(
     data: TrainingData,
     loss: LossFunction,
     metric: str,
+    decision: str,
     *,
     batch_size: int,
     device: torch.device,
@@ -295,7 +262,7 @@ def _validate(
     val_loss = float(loss(torch.from_numpy(logits).to(device), targets))
     if metric == "loss":
         return val_loss, val_loss
-    value = METRICS.get(metric).value(softmax(logits), data.val_targets)
+    value = METRICS.get(metric).value(softmax(logits), data.val_targets, decision)
     return val_loss, None if math.isnan(value) else value
 
 
@@ -346,9 +313,7 @@ def _report_epoch(progress: Progress, row: dict[str, float | int | None], settin
 def _save_state(
     path: Path,
     identity: str,
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    parts: Mapping[str, Any],
     progress: Progress,
 ) -> None:
     """Replace the state file in one step; no flush to disk, a lost epoch is only trained again."""
@@ -356,9 +321,7 @@ def _save_state(
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     content = {
         "identity": identity,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
         "progress": {k: getattr(progress, k) for k in asdict(Progress())},
     }
     torch.save(content, temporary)
@@ -368,9 +331,7 @@ def _save_state(
 def _load_state(
     path: Path,
     identity: str,
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    parts: Mapping[str, Any],
 ) -> Progress:
     """Load the state of the last finished epoch; without one of this identity that can be read, start over."""
     if not path.is_file():
@@ -383,9 +344,8 @@ def _load_state(
     if content.get("identity") != identity:
         print(f"{path} belongs to other settings, data or code: starting over", file=sys.stderr)
         return Progress()
-    network.load_state_dict(content["network"])
-    optimizer.load_state_dict(content["optimizer"])
-    scaler.load_state_dict(content["scaler"])
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
     progress = Progress(**content["progress"])
     print(f"continuing after epoch {progress.epoch}", file=sys.stderr, flush=True)
     return progress

@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     origin = provenance(
         study=study.study, dataset=args.dataset, model="ensemble", config_hash=study.hash, code=args.code
     )
-    write_predictions(args.output, replace(predictions, metadata={"provenance": origin, "members": args.members}))
+    metadata = {**predictions.metadata, "provenance": origin, "members": args.members}
+    write_predictions(args.output, replace(predictions, metadata=metadata))
     write_json(args.decision, {"provenance": origin, **decision})
     print(f"ensemble on {args.dataset}: {decision['choice']}. {decision['reason']}", file=sys.stderr)
     return 0

@@ -13,6 +13,7 @@ from archbench.artifacts import provenance, write_predictions
 from archbench.cases import read_cases
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
+from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     import argparse
@@ -71,7 +72,7 @@ def _predict(study: Study, arguments: argparse.Namespace) -> None:
         cases,
         batch_size=settings.eval_batch_size,
         device=device,
-        metadata={"provenance": origin},
+        metadata={"provenance": origin, "decision": TASKS[study.datasets[arguments.dataset].task].decision},
     )
     for path, table in zip(arguments.fold_outputs, tables, strict=True):
         write_predictions(path, table)

@@ -12,6 +12,7 @@ from archbench.artifacts import provenance, write_json, write_text
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study, settings_hash
+from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     import argparse
@@ -75,6 +76,7 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         device=device,
         dtype=dtype,
+        decision=TASKS[dataset.task].decision,
         state_path=state,
         identity=_identity(study, cases, arguments),
     )

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from archbench.artifacts import decide
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -45,7 +47,7 @@ class Metric:
     bounds: tuple[float, float] = (0.0, 1.0)
     centred: bool = False
 
-    def value(self, probabilities: Array, y_true: Array) -> float:
+    def value(self, probabilities: Array, y_true: Array, decision: str = "argmax") -> float:
         """Return the metric of one set of cases, NaN where undefined.
 
         For one fold or one validation set. Rank metrics average over the questions that are defined.
@@ -53,22 +55,16 @@ class Metric:
         Args:
             probabilities: Shape (N, K), rows sum to 1.
             y_true: Class indices, shape (N,).
+            decision: How probabilities become classes for confusion metrics, see `archbench.artifacts.decide`.
         """
         n_classes = probabilities.shape[1]
         if self.kind == "confusion":
-            return float(self.function(confusion_matrix(y_true, probabilities.argmax(axis=1), n_classes)))
+            return float(self.function(confusion_matrix(y_true, decide(probabilities, decision), n_classes)))
         assert self.terms is not None
         if self.kind == "probability":
             return float(self.function(self.terms(probabilities, y_true).sum(axis=1)))
         questions = zip(*self.terms(probabilities, y_true), strict=True)
         return float(mean_defined(np.array([self.function(score, positive)[0] for score, positive in questions])))
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities in float64, shape (N, K)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def log_softmax(logits: Array) -> Array:

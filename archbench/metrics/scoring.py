@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archbench.artifacts import Predictions
-from archbench.metrics.metric import Array, Metric, mean_defined, softmax
+from archbench.artifacts import Predictions, softmax
+from archbench.metrics.metric import Array, Metric, mean_defined
 
 MIN_PATIENTS_PER_SIDE = 10
 
@@ -137,7 +137,7 @@ def confusion_draws(predictions: Predictions, patients: Array, weights: Array) -
     matrices = []
     for seed in np.unique(predictions.seed):
         rows = predictions.select(predictions.seed == seed)
-        cells = rows.y_true * n_classes + rows.logits.argmax(axis=1)
+        cells = rows.y_true * n_classes + rows.decisions
         index = cells * len(patients) + patient_rows(rows, patients)
         counts = np.bincount(index, minlength=n_classes**2 * len(patients)).reshape(n_classes**2, -1)
         matrices.append((counts.astype(np.float64) @ columns).T.reshape(-1, n_classes, n_classes))

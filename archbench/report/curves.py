@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import ArtifactError, Predictions, read_predictions
+from archbench.artifacts import ArtifactError, Predictions, read_predictions, softmax
 
 RECALL_GRID = np.linspace(0.0, 1.0, 101)
 
@@ -23,7 +23,7 @@ def read_precision_recall(path: Path) -> dict[str, dict[str, Any]]:
         y_true = test.y_true
     except (ArtifactError, ValueError):
         return {}
-    scores = _softmax(test.logits)
+    scores = softmax(test.logits)
     found = {}
     for k, name in enumerate(test.classes):
         curves = [
@@ -62,8 +62,3 @@ def precision_at_recall(positive: np.ndarray, score: np.ndarray, recall_grid: np
 def _groups(test: Predictions) -> list[np.ndarray]:
     keys = sorted(set(zip(test.fold.tolist(), test.seed.tolist(), strict=True)))
     return [(test.fold == fold) & (test.seed == seed) for fold, seed in keys]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

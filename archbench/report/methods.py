@@ -99,6 +99,10 @@ def _training_paragraph(study: StudyResult) -> str:
     if stop:
         metric = metric_label(str(stop.get("metric"))).long
         text += f"; it stopped after {stop.get('patience')} epochs without a better validation {metric}"
+    if training.get("average_epochs"):
+        text += f". A running average of the weights over {_plain(training['average_epochs'])} epochs was validated"
+    if any(entry.get("task") == "ordinal" for entry in (study.configuration.get("datasets") or {}).values()):
+        text += ". A case was called its mean grade, rounded: the decision of least expected squared distance"
     return f"{text}. The best epoch was kept and used. A model may override these settings, see the configuration."
 
 

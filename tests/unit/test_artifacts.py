@@ -15,6 +15,7 @@ from archbench.artifacts import (
     ArtifactError,
     Predictions,
     atomic_path,
+    decide,
     numeric_column,
     provenance,
     read_json,
@@ -208,3 +209,13 @@ def test_provenance_is_the_same_for_equal_runs() -> None:
     assert first == second
     assert {"study", "dataset", "model", "config_hash", "code", "device", "packages"} <= set(first)
     assert {"torch", "numpy", "timm"} <= set(first["packages"])
+
+
+def test_the_expected_grade_is_the_bayes_decision_under_squared_distance() -> None:
+    probabilities = np.random.default_rng(0).dirichlet([0.4] * 5, size=200)
+    grades = np.arange(5)
+    risk = probabilities @ (grades[:, None] - grades[None, :]) ** 2
+    np.testing.assert_array_equal(decide(probabilities, "expected_grade"), risk.argmin(axis=1))
+    np.testing.assert_array_equal(decide(probabilities, "argmax"), probabilities.argmax(axis=1))
+    with pytest.raises(ValueError, match="known: argmax, expected_grade"):
+        decide(probabilities, "median")

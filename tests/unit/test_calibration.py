@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planted import cohort, holdout, noisy_logits, planted, table
 
+from archbench.artifacts import softmax
 from archbench.calibration import (
     apply_temperatures,
     calibrate,
@@ -16,7 +17,6 @@ from archbench.calibration import (
     null_floor,
     reliability_bins,
 )
-from archbench.metrics.metric import softmax
 
 SETTINGS = {"resamples": 300, "confidence": 0.95, "seed": 0}
 

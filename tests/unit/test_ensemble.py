@@ -9,10 +9,11 @@ import pytest
 from planted import cohort, holdout, noisy_logits, planted, table
 from sklearn.linear_model import LogisticRegression
 
+from archbench.artifacts import softmax
 from archbench.ensemble import build_ensemble
 from archbench.evaluation import evaluate
 from archbench.members import better_label_order, mean_log_probabilities, stack_members
-from archbench.metrics.metric import log_softmax, softmax
+from archbench.metrics.metric import log_softmax
 from archbench.stacking import solve
 
 SETTINGS = {

@@ -11,8 +11,8 @@ import pytest
 from planted import cohort, holdout, noisy_logits, planted, table
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from archbench.artifacts import softmax
 from archbench.evaluation import evaluate
-from archbench.metrics.metric import softmax
 from archbench.tasks import TASKS
 
 ORDINAL = {

@@ -27,6 +27,7 @@ SHARED = (
     "archbench.devices",
     "archbench.onnx_session",
     "archbench.augmentation",
+    "archbench.optimization",
     "archbench.batches",
     "archbench.images",
     "archbench.image_cache",

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from archbench.artifacts import softmax
 from archbench.metrics.auroc import auroc, metric_at_cut, roc_curve
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
-from archbench.metrics.metric import confusion_matrix, softmax
+from archbench.metrics.metric import confusion_matrix
 from archbench.registry import METRICS
 
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -25,11 +25,11 @@ def test_report_command(tmp_path: Path) -> None:
     configuration, results = write_study(tmp_path, spec)
     study = write_study_file(tmp_path / "study.json", configuration)
     common = ("--study", study, "--results", results, "--logs", tmp_path / "logs", "--output-dir", tmp_path / "out")
-    refused = run("report.py", *common)
+    refused = run("assemble_report.py", *common)
     assert refused.returncode == 1
     assert "fundus/resnet18" in refused.stderr
     assert "--partial" in refused.stderr
-    done = run("report.py", *common, "--partial", "--code", "abc123")
+    done = run("assemble_report.py", *common, "--partial", "--code", "abc123")
     assert done.returncode == 0, done.stderr
     assert "PHANTOM DATA" in done.stdout
     assert "FAILED resnet18" in done.stdout

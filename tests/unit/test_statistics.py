@@ -7,7 +7,7 @@ import pytest
 from planted import cohort, noisy_logits, planted, table
 from sklearn.metrics import roc_auc_score
 
-from archbench.metrics.metric import softmax
+from archbench.artifacts import softmax
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
 from archbench.registry import METRICS
 from archbench.statistics import (

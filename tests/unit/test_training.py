@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from archbench.artifacts import softmax
 from archbench.batches import predict_logits
 from archbench.losses.loss import balanced_class_weights
-from archbench.metrics.metric import softmax
 from archbench.models.building import NormalizedNetwork
+from archbench.optimization import average_share
 from archbench.registry import METRICS
 from archbench.settings import Training
 from archbench.training import (
@@ -41,7 +42,14 @@ class Interrupted(Exception):
 
 def recipe(**changes: Any) -> Training:
     stopping = {"metric": "qwk", "patience": 20, **changes.pop("early_stopping", {})}
-    settings = {"loss": "weighted_cross_entropy", "lr": 0.01, "epochs": 4, "batch_size": 8, **changes}
+    settings = {
+        "loss": "weighted_cross_entropy",
+        "lr": 0.01,
+        "epochs": 4,
+        "batch_size": 8,
+        "average_epochs": 0,
+        **changes,
+    }
     return Training.model_validate({**settings, "early_stopping": stopping})
 
 
@@ -97,8 +105,15 @@ def run(state: Path, *, seed: int = 7, network: NormalizedNetwork | None = None,
     settings = recipe(**changes)
     network = network or tiny_network(dropout=settings.dropout)
     data = own.pop("data", None) or tiny_data()
-    call = {"settings": settings, "seed": seed, "device": CPU, "dtype": torch.float32, "state_path": state}
-    return Run(network, train(network, data, **{**call, "identity": "a", **own}))
+    call = {
+        "settings": settings,
+        "seed": seed,
+        "device": CPU,
+        "dtype": torch.float32,
+        "decision": "argmax",
+        "state_path": state,
+    }
+    return Run(network, train(network, data, **{**call, "decision": "argmax", "identity": "a", **own}))
 
 
 def equal(one: Weights, other: Weights) -> bool:
@@ -395,6 +410,34 @@ def test_each_epoch_tells_how_it_goes(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_bf16_trains_too(tmp_path: Path) -> None:
-    call = {"settings": recipe(epochs=2), "seed": 1, "device": CPU, "state_path": tmp_path / "s", "identity": "a"}
+    call = {
+        "settings": recipe(epochs=2),
+        "seed": 1,
+        "device": CPU,
+        "state_path": tmp_path / "s",
+        "identity": "a",
+        "decision": "argmax",
+    }
     result = train(tiny_network(), tiny_data(), dtype=torch.bfloat16, **call)
     assert all(math.isfinite(row["train_loss"]) for row in result.history)
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    plain = run(tmp_path / "a", epochs=1, average_epochs=0)
+    averaged = run(tmp_path / "b", epochs=1, average_epochs=1)
+    assert plain.result.history[0]["train_loss"] == averaged.result.history[0]["train_loss"]
+    assert plain.result.history[0]["val_loss"] != averaged.result.history[0]["val_loss"]
+    # Within the first horizon it is the plain mean of all steps.
+    assert [average_share(step, 4.0) for step in range(6)] == [1, 1 / 2, 1 / 3, 1 / 4, 1 / 4, 1 / 4]
+
+
+def test_an_interrupted_average_goes_on(tmp_path: Path) -> None:
+    def interrupt(history: list[Any]) -> None:
+        if len(history) == 2:
+            raise Interrupted
+
+    whole = run(tmp_path / "whole", average_epochs=1.0)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", average_epochs=1.0, on_epoch=interrupt)
+    rest = run(tmp_path / "cut", average_epochs=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(whole.weights.values(), rest.weights.values(), strict=True))

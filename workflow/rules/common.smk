@@ -132,7 +132,8 @@ def network_settings(w):
 def training_settings(w):
     model = STUDY.models[w.model]
     recipe = STUDY.training_of(w.model, w.dataset).model_dump()
-    return settings_hash([network_settings(w), model.weights, recipe])
+    decision = TASKS[STUDY.datasets[w.dataset].task].decision
+    return settings_hash([network_settings(w), model.weights, recipe, decision])
 
 
 def training_code(w):
