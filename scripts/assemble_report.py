@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from archbench.command_line import run
 from archbench.config import load_study
 from archbench.report.build import IncompleteStudyError, write_report
 from archbench.report.tables import to_text
@@ -48,4 +49,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from archbench.command_line import run
 from archbench.config import load_study
 from archbench.report.results import refresh_results
 
@@ -40,4 +41,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
