@@ -42,6 +42,7 @@ class Explanation:
     """
 
     case_id: str
+    patient_id: str
     fold: int
     true: int
     predicted: int
@@ -108,6 +109,7 @@ def _explain_fold(
             found.append(
                 Explanation(
                     case_id=str(rows.case_id[k]),
+                    patient_id=str(rows.patient_id[k]),
                     fold=fold,
                     true=int(rows.y_true[k]),
                     predicted=predicted,
@@ -164,14 +166,15 @@ def _lesion_hit(
 
 def lesion_hit_record(explanations: Sequence[Explanation], *, confidence: float) -> dict[str, Any] | None:
     """Return the share of CAM maxima inside a lesion, with a Wilson interval and what chance would give."""
-    hits = [item.cam_max_in_lesion for item in explanations if item.cam_max_in_lesion is not None]
+    shown = [item for item in explanations if item.cam_max_in_lesion is not None]
+    hits = [bool(item.cam_max_in_lesion) for item in shown]
     if not hits:
         return None
     areas = [item.lesion_area for item in explanations if item.lesion_area is not None]
     low, high = wilson_interval(sum(hits), len(hits), confidence=confidence)
-    value = sum(hits) / len(hits)
+    value, n_patients = sum(hits) / len(hits), len({item.patient_id for item in shown})
     record = MetricRecord(
-        name="lesion_hit", value=value, low=low, high=high, n_cases=len(hits), n_patients=len(hits), reason=None
+        name="lesion_hit", value=value, low=low, high=high, n_cases=len(hits), n_patients=n_patients, reason=None
     )
     return {**record, "chance": math.fsum(areas) / len(areas)}
 

@@ -41,8 +41,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[str, Any]:
     from archbench import devices, explain
-    from archbench.models.building import build_network
-    from archbench.registry import ARCHITECTURES
+    from archbench.models.building import build_network, cam_layer_name
 
     architecture = study.models[arguments.model].architecture
     devices.prepare_torch(threads=arguments.threads)
@@ -67,7 +66,7 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
             code=arguments.code,
             device=devices.device_name(device),
         ),
-        "target_layer": ARCHITECTURES.get(architecture).cam_layer,
+        "target_layer": cam_layer_name(network),
         "cases": [_case(item, cases, names) for item, names in zip(items, files, strict=True)],
         "lesion_hit": explain.lesion_hit_record(items, confidence=study.evaluation.confidence),
     }

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+MIN_CAM_CELLS = 7
+
 Builder = Callable[..., "torch.nn.Module"]
 
 
@@ -39,7 +41,8 @@ class Architecture:
         image_size: Default side of the input, pixels.
         mean_std: Normalisation that its weights expect.
         head: Prefix of the parameters of the last layer.
-        cam_layer: Dotted path of the layer for Grad-CAM; -1 is the last child.
+        cam_layer: Dotted path of the deepest layer for Grad-CAM; -1 is the last child.
+        finer_cam_layers: Paths and strides of layers before it, for inputs at which its map would be too coarse.
         paper: Where it was published.
         tokens: Whether that layer gives tokens (B, 1 + h·w, C) instead of maps (B, C, h, w).
         patch: Side of a patch, pixels; the input must be a multiple of it.
@@ -53,10 +56,17 @@ class Architecture:
     head: str
     cam_layer: str
     paper: str
+    finer_cam_layers: tuple[tuple[str, int], ...] = ()
     tokens: bool = False
     patch: int | None = None
     min_size: int = 32
     weights: Mapping[str, WeightSource] = field(default_factory=dict)
+
+    def cam_layer_at(self, size: int) -> str:
+        """Return the deepest layer whose map has 7 cells a side at this input size, as at 224 px; else the finest."""
+        layers = ((self.cam_layer, self.patch or 32), *self.finer_cam_layers)
+        fine_enough = [path for path, stride in layers if size // stride >= MIN_CAM_CELLS]
+        return fine_enough[0] if fine_enough else layers[-1][0]
 
     def size_problems(self, size: int) -> list[str]:
         """Return why an input size can't be used, with the nearest legal one; empty if it can."""

@@ -98,10 +98,15 @@ def set_training_mode(network: NormalizedNetwork, *, backbone: bool) -> None:
         parameter.requires_grad = backbone or id(parameter) in head
 
 
+def cam_layer_name(network: NormalizedNetwork) -> str:
+    """Return the dotted path of the layer for Grad-CAM at the network's input size."""
+    return str(ARCHITECTURES.get(network.architecture).cam_layer_at(network.image_size))
+
+
 def cam_layer(network: NormalizedNetwork) -> nn.Module:
     """Return the layer whose output Grad-CAM weighs."""
     layer: nn.Module = network.network
-    for part in ARCHITECTURES.get(network.architecture).cam_layer.split("."):
+    for part in cam_layer_name(network).split("."):
         layer = list(layer.children())[int(part)] if re.fullmatch(r"-?\d+", part) else getattr(layer, part)
     return layer
 

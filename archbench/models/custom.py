@@ -39,6 +39,7 @@ ARCHITECTURES.register(
         mean_std=HALF_MEAN_STD,
         head="head",
         cam_layer="features.-1",
+        finer_cam_layers=(("features.3", 16), ("features.2", 8)),
         paper="none; the baseline of this product",
     ),
 )

@@ -169,3 +169,11 @@ def test_entries_are_complete(name: str) -> None:
 def test_custom1_has_about_a_million_parameters() -> None:
     network = build_network("custom1", num_classes=NUM_CLASSES, image_size=32)
     assert 0.6e6 < count_parameters(network) < 1.4e6
+
+
+@pytest.mark.parametrize(
+    ("size", "layer"), [(224, "layer4.-1"), (112, "layer3.-1"), (64, "layer2.-1"), (32, "layer2.-1")]
+)
+def test_small_inputs_are_explained_at_a_finer_layer(size: int, layer: str) -> None:
+    """At 96 px the last layer has 3 x 3 cells: its maximum says nothing about a lesion's place."""
+    assert ARCHITECTURES.get("resnet18").cam_layer_at(size) == layer

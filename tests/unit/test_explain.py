@@ -64,7 +64,7 @@ def test_each_case_is_explained_by_its_own_folds_network(tmp_path: Path, cases: 
 
 
 def run_one(net: NormalizedNetwork, image: np.ndarray, target: int) -> np.ndarray:
-    """Grad-CAM by its definition: relu of the gradient-weighted sum of maps, scaled to 0..1, enlarged."""
+    """Grad-CAM by its definition: relu of the gradient-weighted sum of maps, scaled to 0..1, enlarged, scaled."""
     kept: list[torch.Tensor] = []
     handle = cam_layer(net).register_forward_hook(lambda module, args, out: kept.append(out))
     batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
@@ -72,9 +72,14 @@ def run_one(net: NormalizedNetwork, image: np.ndarray, target: int) -> np.ndarra
     (gradient,) = torch.autograd.grad(logit, kept[0])
     handle.remove()
     weighted = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(1)[0].clamp_min(0).detach().numpy()
-    weighted = weighted - weighted.min()
-    enlarged = cv2.resize(weighted / (1e-7 + weighted.max()), (image.shape[1], image.shape[0]))
-    return np.asarray(enlarged)
+    enlarged = np.asarray(cv2.resize(scaled(weighted), (image.shape[1], image.shape[0])))
+    return scaled(enlarged)
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """To 0..1; grad-cam does so before and after it enlarges a map."""
+    values = values - values.min()
+    return np.asarray(values / (1e-7 + values.max()))
 
 
 def test_explanations_carry_truth_and_prediction(tmp_path: Path, cases: Cases) -> None:
@@ -197,7 +202,7 @@ def test_chance_is_the_area_of_the_lesions() -> None:
 
 def explanation(hit: bool | None, area: float | None) -> Explanation:
     blank = np.zeros((8, 8), np.float32)
-    return Explanation("c", 0, 1, 2, 0.5, blank, np.zeros((8, 8, 3), np.uint8), hit, area)
+    return Explanation("c", "p", 0, 1, 2, 0.5, blank, np.zeros((8, 8, 3), np.uint8), hit, area)
 
 
 def test_hit_record_counts_cases_with_lesions_alone() -> None:
