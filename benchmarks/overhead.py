@@ -1,6 +1,7 @@
 """Where the default study's time goes: planning, process starts and imports against its wall time.
 
     python benchmarks/overhead.py --cores 2
+    python benchmarks/overhead.py --cores 2 --log run.log     # the output of an earlier run with --forceall
 
 Runs the default study once under another name (it retrains everything), then times what each rule's process
 costs before its first real work, three times each, and puts both together. Run by hand on a quiet machine.
@@ -25,7 +26,7 @@ STARTS = {
     "fetch_weights": "import archbench.models.weights, timm",
     "train": TORCH + "import archbench.training, archbench.models.weights",
     "predict": TORCH + "import archbench.prediction",
-    "explain": TORCH + "import archbench.explain, pytorch_grad_cam",
+    "explain": TORCH + "import archbench.explain",
     "export_onnx": TORCH + "import archbench.onnx_export, onnxscript, onnxruntime",
     "time_inference": TORCH + "import archbench.inference_timing, onnxruntime",
     "calibrate": "import scripts.calibrate",
@@ -40,11 +41,11 @@ def main() -> int:
     """Run the study, time the starts, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--log", type=Path, help="output of an earlier run, instead of a new run")
     arguments = parser.parse_args()
     study = ["snakemake", "--cores", str(arguments.cores), "--config", "study=overhead", "--forceall"]
-    started = time.perf_counter()
-    log = _run(study)
-    wall = time.perf_counter() - started
+    log = arguments.log.read_text() if arguments.log else _run(study)
+    wall = _elapsed(log)
     planning = _seconds([*study, "--dry-run"])
     reference = _median_start("import torch, torchvision")
     total = planning
@@ -57,8 +58,19 @@ def main() -> int:
         start = _median_start(STARTS[rule])
         total += jobs * start / arguments.cores
         print(f"| {rule} | {jobs} | {seconds:.0f} | {start:.2f} | {start / reference:.2f} |")
+    late = _median_start(STARTS["explain"] + ", pytorch_grad_cam")
+    print(f"explain with grad-cam, which it imports after loading the cases: {late:.2f} s")
     print(f"planning, starts and imports: {total:.0f} s of {wall:.0f} s wall, {100 * total / wall:.0f} %")
     return 0
+
+
+def _elapsed(log: str) -> float:
+    """Seconds of a whole run, as Snakemake reports them in its last lines."""
+    match = re.search(r"Elapsed time: (?:(\d+) days?, )?(\d+):(\d+):([\d.]+)", log)
+    if match is None:
+        raise SystemExit("the log has no 'Elapsed time': was the run cut off?")
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _run(command: list[str]) -> str:
