@@ -121,7 +121,9 @@ def _value_of(dataset: DatasetResult, model: ModelResult) -> str:
     return format_value((model.record(dataset.primary) or {}).get("value"), 2)
 
 
-def _pair(dataset: DatasetResult, best: ModelResult, other: ModelResult) -> dict[str, Any] | None:
+def _pair(dataset: DatasetResult, best: ModelResult, other: ModelResult | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
     comparison = {**(dataset.comparison or {}), "best": best.name}
     return pair_with_best(comparison, other.name)
 
@@ -150,10 +152,17 @@ def _cost_sentence(dataset: DatasetResult, best: ModelResult) -> str:
 
 def _rank_part(dataset: DatasetResult, best: ModelResult) -> str:
     rows = {row["model"]: row for row in (dataset.comparison or {}).get("models", [])}
-    share = (rows.get(best.name) or {}).get("p_rank1")
-    if share is None or len(rows) < 2:
+    if (rows.get(best.name) or {}).get("p_rank1") is None or len(rows) < 2:
         return ""
-    return f"it comes first in {format_share(share)} of the redrawn groups of patients"
+    same = [name for name in rows if name != best.name and _is_same(_pair(dataset, best, dataset.find(name)))]
+    share = sum(rows[name]["p_rank1"] or 0.0 for name in (best.name, *same))
+    together = f", together with {join_names(same)}, which predicts the same" if same else ""
+    return f"it comes first in {format_share(share)} of the redrawn groups of patients{together}"
+
+
+def _is_same(pair: dict[str, Any] | None) -> bool:
+    """Whether two models never differ in any redrawn group: a tie, not two halves of a first place."""
+    return pair is not None and pair["difference"] == 0 and pair.get("low") == 0 and pair.get("high") == 0
 
 
 def _price_part(dataset: DatasetResult, best: ModelResult) -> str:

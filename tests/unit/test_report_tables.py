@@ -133,6 +133,19 @@ def test_fallen_back_ensemble_names_its_base_model(tmp_path: Path) -> None:
     assert answer(collect_study(configuration=configuration, results=results).datasets[0]).model == "effnet_lite0"
 
 
+def test_tie_of_equal_predictions_is_no_half_of_a_first_place(study: StudyResult) -> None:
+    dataset = study.datasets[0]
+    assert dataset.comparison is not None
+    best, second = (row["model"] for row in dataset.comparison["models"][:2])
+    models = [
+        {**row, "p_rank1": 0.5 if row["model"] in (best, second) else 0.0} for row in dataset.comparison["models"]
+    ]
+    tie = {"a": best, "b": second, "difference": 0.0, "low": 0.0, "high": 0.0, "verdict": "equivalent"}
+    tied = replace(dataset, comparison={**dataset.comparison, "models": models, "pairs": [tie]})
+    text = answer(tied).sentences[1]
+    assert f"first in 100\u00a0% of the redrawn groups of patients, together with {second}" in text
+
+
 def test_disturbed_timing_is_warned_of(tree: tuple[dict[str, Any], Path], study: StudyResult) -> None:
     dataset = study.datasets[0]
     assert dataset.timing is not None
