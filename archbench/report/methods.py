@@ -8,6 +8,7 @@ from typing import Any
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label
 from archbench.report.text import join_names
+from archbench.tasks import TASKS
 
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
@@ -53,7 +54,14 @@ def _preprocessing(settings: Mapping[str, Any]) -> list[str]:
     if settings.get("clahe"):
         steps.append(f"contrast-limited equalisation (clip {settings['clahe']}) was used in training only")
     if settings.get("normalization"):
-        steps.append(f"intensities were normalised by {settings['normalization']} values")
+        kinds = {
+            "auto": "the mean and standard deviation that each architecture expects",
+            "imagenet": "ImageNet's mean and standard deviation",
+            "half": "a mean and standard deviation of .5",
+        }
+        steps.append(
+            f"intensities were normalised by {kinds.get(settings['normalization'], settings['normalization'])}"
+        )
     return steps
 
 
@@ -80,14 +88,14 @@ def _protocol_paragraph(config: Mapping[str, Any]) -> str:
 
 
 def _training_paragraph(study: StudyResult) -> str:
-    training = study.configuration.get("training") or {}
-    models = [
-        f"{name} ({_model_words(entry or {})})" for name, entry in (study.configuration.get("models") or {}).items()
-    ]
+    config = study.configuration
+    training = config.get("training") or {}
+    tasks = [TASKS[entry["task"]] for entry in (config.get("datasets") or {}).values() if entry.get("task") in TASKS]
+    models = [f"{name} ({_model_words(entry or {})})" for name, entry in (config.get("models") or {}).items()]
     optimizer = str(training.get("optimizer", ""))
-    stop = training.get("early_stopping") or {}
+    losses = [training["loss"]] if training.get("loss") else list(dict.fromkeys(task.default_loss for task in tasks))
     parts = [
-        f"loss {str(training.get('loss', '')).replace('_', ' ')}",
+        f"{join_names(losses).replace('_', ' ')} loss",
         f"{_OPTIMIZERS.get(optimizer, optimizer)} (learning rate {_plain(training.get('lr'))}, "
         f"weight decay {_plain(training.get('weight_decay'))})",
         f"{training.get('schedule')} schedule",
@@ -95,15 +103,26 @@ def _training_paragraph(study: StudyResult) -> str:
         f"batch size {training.get('batch_size')}",
         f"{training.get('augmentation')} augmentation",
     ]
-    text = f"Models: {join_names(models)}. Training: {', '.join(parts)}"
+    own = any((entry or {}).get("training") for entry in (config.get("models") or {}).values())
+    sentences = [
+        f"Models: {join_names(models)}",
+        f"Training{' where a model names nothing else' if own else ''}: {', '.join(parts)}",
+    ]
+    stop = training.get("early_stopping") or {}
     if stop:
-        metric = metric_label(str(stop.get("metric"))).long
-        text += f"; it stopped after {stop.get('patience')} epochs without a better validation {metric}"
+        named = [stop["metric"]] if stop.get("metric") else dict.fromkeys(task.primary for task in tasks)
+        metric = join_names(metric_label(str(name)).long for name in named)
+        sentences.append(
+            f"Training was to stop after {stop.get('patience')} epochs without a better validation {metric}"
+        )
     if training.get("average_epochs"):
-        text += f". A running average of the weights over {_plain(training['average_epochs'])} epochs was validated"
-    if any(entry.get("task") == "ordinal" for entry in (study.configuration.get("datasets") or {}).values()):
-        text += ". A case was called its mean grade, rounded: the decision of least expected squared distance"
-    return f"{text}. The best epoch was kept and used. A model may override these settings, see the configuration."
+        horizon = training["average_epochs"]
+        sentences.append(
+            f"A running average of the weights over {_plain(horizon)} epoch{'' if horizon == 1 else 's'} was validated"
+        )
+    if any(task.decision == "expected_grade" for task in tasks):
+        sentences.append("A case was called its mean grade, rounded: the decision of least expected squared distance")
+    return f"{'. '.join(sentences)}. The best epoch was kept and used."
 
 
 def _plain(value: Any) -> str:
@@ -118,6 +137,7 @@ def _model_words(entry: Mapping[str, Any]) -> str:
         words.append("given checkpoint, not trained")
     elif entry.get("weights"):
         words.append(f"weights: {entry['weights']}")
+    words += [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in (entry.get("training") or {}).items()]
     return ", ".join(word for word in words if word)
 
 

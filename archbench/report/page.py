@@ -37,8 +37,13 @@ from archbench.report.quality_tables import (
 )
 from archbench.report.text import answer, planted_sentence
 from archbench.report.training_figures import training_panels
+from archbench.tasks import get_task
 
 TEMPLATES = Path(__file__).parent / "templates"
+DECISION_RULES = {
+    "argmax": "the predicted class is the one with the highest probability",
+    "expected_grade": "the predicted class is the mean grade under the predicted probabilities, rounded",
+}
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,7 @@ def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "fold_values": fold_table_of_values(dataset),
         "class_tables": [{"model": m.name, "table": class_table(dataset, m)} for m in ranked(dataset)],
         "calibration": calibration_table(dataset),
+        "decision_rule": DECISION_RULES[get_task(dataset.entry["task"]).decision],
         "legend": [
             {"name": m.name, "color": styles[m.name].color, "dash": " ".join(f"{d * 2:g}" for d in styles[m.name].dash)}
             for m in dataset.evaluated

@@ -156,7 +156,7 @@ def _rank_part(dataset: DatasetResult, best: ModelResult) -> str:
         return ""
     same = [name for name in rows if name != best.name and _is_same(_pair(dataset, best, dataset.find(name)))]
     share = sum(rows[name]["p_rank1"] or 0.0 for name in (best.name, *same))
-    together = f", together with {join_names(same)}, which predicts the same" if same else ""
+    together = f" (with {join_names(same)}, which predicts the same)" if same else ""
     return f"it comes first in {format_share(share)} of the redrawn groups of patients{together}"
 
 

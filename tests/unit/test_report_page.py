@@ -211,3 +211,18 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_methods_name_what_ran_not_unset_keys(tmp_path: Path) -> None:
+    configuration, results = write_study(tmp_path, SyntheticStudy(label="methods", gradcam=False, n_patients=30))
+    configuration["training"] |= {"loss": None, "early_stopping": {"metric": None, "patience": 10}}
+    name = next(iter(configuration["models"]))
+    configuration["models"][name]["training"] = {"epochs": 4}
+    write_report(configuration=configuration, results=results, output=results)
+    html = (results / "report.html").read_text(encoding="utf-8")
+    methods = html[html.index("<h4>Methods</h4>") : html.index("<h4>Commands")]
+    assert "None" not in methods
+    assert "weighted cross entropy loss" in methods
+    assert "without a better validation quadratic weighted kappa" in methods
+    assert "epochs 4)" in methods
+    assert "the predicted class is the mean grade under the predicted probabilities, rounded" in html

@@ -143,7 +143,7 @@ def test_tie_of_equal_predictions_is_no_half_of_a_first_place(study: StudyResult
     tie = {"a": best, "b": second, "difference": 0.0, "low": 0.0, "high": 0.0, "verdict": "equivalent"}
     tied = replace(dataset, comparison={**dataset.comparison, "models": models, "pairs": [tie]})
     text = answer(tied).sentences[1]
-    assert f"first in 100\u00a0% of the redrawn groups of patients, together with {second}" in text
+    assert f"first in 100\u00a0% of the redrawn groups of patients (with {second}, which predicts the same)" in text
 
 
 def test_disturbed_timing_is_warned_of(tree: tuple[dict[str, Any], Path], study: StudyResult) -> None:
