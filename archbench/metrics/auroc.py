@@ -1,4 +1,4 @@
-"""Area under the ROC curve: sorted once, then all resamples from cumulative sums."""
+"""Area under the ROC curve: which binary questions a task asks; see `archbench.resampling` for the area itself."""
 
 from __future__ import annotations
 
@@ -9,56 +9,7 @@ import numpy as np
 
 from archbench.metrics.metric import Array, Metric
 from archbench.registry import METRICS
-
-CHUNK_ELEMENTS = 160_000  # of (cases x draws): the working arrays stay in the cache, measured best
-
-
-def auroc(y_score: Array, positive: Array, weights: Array | None = None, rows: Array | None = None) -> Array:
-    """Return the AUROC of every resample, ties counted half.
-
-    Args:
-        y_score: Shape (N,).
-        positive: Boolean, shape (N,).
-        weights: Weight of each unit (patient) in each resample, shape (P, B); None weighs each case 1.
-        rows: Unit of each case, indices into `weights`, shape (N,); None where units are cases.
-    Returns:
-        Shape (B,); NaN where a resample has no positive or no negative case.
-    """
-    n = len(y_score)
-    weights = np.ones((n, 1)) if weights is None else weights
-    rows = np.arange(n) if rows is None else rows
-    if n == 0:
-        return np.full(weights.shape[1], np.nan)
-    order = np.argsort(y_score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(y_score[order]) != 0])
-    rows, positive = rows[order], positive[order].astype(bool)
-    step = max(1, CHUNK_ELEMENTS // n)
-    parts = [
-        _auroc_sorted(weights[:, start : start + step], rows, positive, starts)
-        for start in range(0, weights.shape[1], step)
-    ]
-    return np.concatenate(parts)
-
-
-def _auroc_sorted(weights: Array, rows: Array, positive: Array, starts: Array) -> Array:
-    """AUROC (B,) of cases in order of their score; `starts` opens each group of equal scores."""
-    negative_weight = weights[rows].astype(np.float64)
-    n_positive = negative_weight[positive].sum(axis=0)
-    if len(starts) == len(rows):  # no ties: the negatives below a positive are the running sum at its place
-        positive_weight = negative_weight[positive]
-        negative_weight[positive] = 0.0
-        below = np.cumsum(negative_weight, axis=0, out=negative_weight)
-        wins = np.einsum("ib,ib->b", positive_weight, below[positive])
-        n_negative = below[-1]
-    else:
-        positive_weight = np.where(positive[:, None], negative_weight, 0.0)
-        positive_group = np.add.reduceat(positive_weight, starts, axis=0)
-        negative_group = np.add.reduceat(negative_weight, starts, axis=0) - positive_group
-        through = np.cumsum(negative_group, axis=0)
-        wins = np.einsum("ib,ib->b", positive_group, through - 0.5 * negative_group)
-        n_negative = through[-1]
-    pairs = n_positive * n_negative
-    return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+from archbench.resampling import auroc
 
 
 def one_vs_rest(probabilities: Array, y_true: Array) -> tuple[Array, Array]:

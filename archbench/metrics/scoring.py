@@ -149,11 +149,12 @@ def rank_draws(predictions: Predictions, metric: Metric, patients: Array, weight
     assert metric.terms is not None
     columns, values = _with_point(weights), []
     for _, _, rows in parts(predictions):
-        index = patient_rows(rows, patients)
+        of_part, index = np.unique(patient_rows(rows, patients), return_inverse=True)
+        weights_of_part = columns[of_part]
         scores, positives = metric.terms(softmax(rows.logits), rows.y_true)
         values.append(
             [
-                metric.function(score, positive, columns, index)
+                metric.function(score, positive, weights_of_part, index)
                 for score, positive in zip(scores, positives, strict=True)
             ]
         )

@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # From bottom to top. A module may import from the layers below its own; within the layers marked so, also from
 # those named before it. A new module is entered here on purpose.
 REGISTRY = ("archbench.registry",)
+NUMERICS = ("archbench.resampling",)  # arrays in, arrays out: nothing of ours is imported
 CONFIGURATION = (
     "archbench.tasks",
     "archbench.artifacts",
@@ -54,12 +55,13 @@ STAGES = (
     "archbench.report",
 )
 SCRIPTS = ("scripts",)
-LAYERS = (REGISTRY, CONFIGURATION, COMPONENTS, SHARED, STAGES, SCRIPTS)
+LAYERS = (REGISTRY, NUMERICS, CONFIGURATION, COMPONENTS, SHARED, STAGES, SCRIPTS)
 IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere neighbours may not
 
 TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
+    *("resampling",),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 

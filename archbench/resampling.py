@@ -1,0 +1,206 @@
+"""AUROC and average precision of all resamples of the patients at once, from one sort per question.
+
+Rank metrics of a resample need, at each distinct score that a positive has, the weight of the positives and of the
+negatives down to there. Which patients fall into which of these steps never changes, so that a sparse matrix
+(steps x patients) times the weights (patients x resamples) gives the steps of all resamples, and running sums over
+the steps give both metrics. Ties need no special care: equal scores are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK_ELEMENTS = 200_000  # of (steps x draws): the running sums stay in the cache, measured best
+SMALLEST_BLOCK = 16  # draws; fewer would waste the sparse product on its bookkeeping
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A binary question sorted once: who is where between the scores of its positives, best score first.
+
+    Attributes:
+        positives: Cases (G, P) that are positive at each of the G distinct scores of positives; sparse.
+        negatives: Negative cases (G + 1, P) from each such score up to the one before it; the last row holds those
+            below every positive; sparse.
+        tied: Negative cases (G, P) exactly at each such score; sparse, None where there is none.
+    """
+
+    positives: Any
+    negatives: Any
+    tied: Any | None
+
+    @property
+    def size(self) -> int:
+        """Number of steps G."""
+        return int(self.positives.shape[0])
+
+
+def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
+    """Sort a question.
+
+    Args:
+        y_score: Shape (N,).
+        positive: Boolean, shape (N,).
+        rows: Unit (patient) of each case, shape (N,), below `units`.
+        units: Number of units P.
+    Raises:
+        ValueError: If a score is not a number: it has no place in the order.
+    """
+    if np.isnan(y_score).any():
+        raise ValueError(f"{int(np.isnan(y_score).sum())} of {len(y_score)} scores are NaN: they can't be ranked")
+    positive = np.asarray(positive, dtype=bool)
+    levels = np.unique(y_score[positive])[::-1]  # descending
+    at_or_below = np.searchsorted(-levels, -y_score, side="left")  # first level that is not above the score
+    negative = ~positive
+    is_tied = negative.copy()
+    is_tied[negative] = _at_level(y_score[negative], levels, at_or_below[negative])
+    return Steps(
+        positives=_counts(at_or_below[positive], rows[positive], (len(levels), units)),
+        negatives=_counts(at_or_below[negative], rows[negative], (len(levels) + 1, units)),
+        tied=_counts(at_or_below[is_tied], rows[is_tied], (len(levels), units)) if is_tied.any() else None,
+    )
+
+
+def _at_level(y_score: Array, levels: Array, place: Array) -> Array:
+    inside = place < len(levels)
+    inside[inside] = levels[place[inside]] == y_score[inside]
+    return inside
+
+
+def _counts(step: Array, unit: Array, shape: tuple[int, int]) -> Any:
+    """Number of cases of each unit at each step, a sparse matrix."""
+    from scipy.sparse import csr_array
+
+    return csr_array((np.ones(len(step)), (step, unit)), shape=shape)
+
+
+def _running(question: Steps, weights: Array) -> tuple[Array, Array]:
+    """Positives (G, B) at each step, and negatives (G + 1, B) down to each step, ties with it included."""
+    return question.positives @ weights, np.cumsum(question.negatives @ weights, axis=0)
+
+
+def _auroc(question: Steps, weights: Array, gained: Array, passed: Array) -> Array:
+    lost = np.einsum("gb,gb->b", gained, passed[:-1])
+    if question.tied is not None:
+        lost -= 0.5 * np.einsum("gb,gb->b", gained, question.tied @ weights)
+    pairs = gained.sum(axis=0) * passed[-1]
+    return np.divide(pairs - lost, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+
+
+def _average_precision(gained: Array, passed: Array) -> Array:
+    found = np.cumsum(gained, axis=0)
+    n_positive = gained.sum(axis=0)
+    called = found + passed[:-1]
+    called[called == 0] = 1.0  # nothing drawn so far, so nothing is gained here either
+    area = np.einsum("gb,gb->b", gained, np.divide(found, called, out=found))
+    return np.divide(area, n_positive, out=np.full(area.shape, np.nan), where=n_positive > 0)
+
+
+def auroc(y_score: Array, positive: Array, weights: Array | None = None, rows: Array | None = None) -> Array:
+    """Return the AUROC of every resample, ties counted half.
+
+    Args:
+        y_score: Shape (N,).
+        positive: Boolean, shape (N,).
+        weights: Weight of each unit (patient) in each resample, shape (P, B); None weighs each case 1.
+        rows: Unit of each case, indices into `weights`, shape (N,); None where units are cases.
+    Returns:
+        Shape (B,); NaN where a resample has no positive or no negative case.
+    """
+    question, weights = _sorted(y_score, positive, weights, rows)
+    found = np.empty(weights.shape[1])
+    for part, block in blocks(weights, question.size):
+        found[part] = _auroc(question, block, *_running(question, block))
+    return found
+
+
+def average_precision(
+    y_score: Array, positive: Array, weights: Array | None = None, rows: Array | None = None
+) -> Array:
+    """Return the average precision of every resample: the area under the steps of the precision-recall curve.
+
+    Args:
+        y_score: Shape (N,).
+        positive: Boolean, shape (N,).
+        weights: As in `auroc`.
+        rows: As in `auroc`.
+    Returns:
+        Shape (B,); NaN where a resample has no positive case (scikit-learn says 0 there).
+    """
+    question, weights = _sorted(y_score, positive, weights, rows)
+    found = np.empty(weights.shape[1])
+    for part, block in blocks(weights, question.size):
+        found[part] = _average_precision(*_running(question, block))
+    return found
+
+
+def _sorted(y_score: Array, positive: Array, weights: Array | None, rows: Array | None) -> tuple[Steps, Array]:
+    weights = np.ones((len(y_score), 1)) if weights is None else weights
+    rows = np.arange(len(y_score)) if rows is None else rows
+    return steps(y_score, positive, rows, len(weights)), weights
+
+
+def blocks(weights: Array, size: int) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of the draws, and their weights in float64, so that arrays of (size x draws) stay bounded."""
+    width = max(SMALLEST_BLOCK, BLOCK_ELEMENTS // max(size, 1))
+    for start in range(0, weights.shape[1], width):
+        part = slice(start, min(start + width, weights.shape[1]))
+        yield part, np.ascontiguousarray(weights[:, part], dtype=np.float64)
+
+
+def question_draws(y_score: Array, targets: Array, weights: Array, rows: Array) -> tuple[Array, Array]:
+    """Return AUROC and average precision of every question and resample, shapes (Q, B) and (Q, B).
+
+    Args:
+        y_score: One column per binary question, shape (N, Q).
+        targets: 1 positive, 0 negative, NaN unknown (left out of this question only), shape (N, Q).
+        weights: Weight of each unit in each resample, shape (P, B), any number type.
+        rows: Unit of each case, shape (N,).
+    """
+    known = ~np.isnan(targets)
+    questions = [
+        steps(y_score[mask, q], targets[mask, q] > 0.5, rows[mask], len(weights)) for q, mask in enumerate(known.T)
+    ]
+    areas = np.empty((len(questions), weights.shape[1]))
+    precisions = np.empty_like(areas)
+    for part, block in blocks(weights, max((question.size for question in questions), default=1)):
+        for q, question in enumerate(questions):
+            gained, passed = _running(question, block)
+            areas[q, part] = _auroc(question, block, gained, passed)
+            precisions[q, part] = _average_precision(gained, passed)
+    return areas, precisions
+
+
+def mean_draws(values: Array, weights: Array, rows: Array) -> Array:
+    """Return the weighted mean over the defined cases of each resample, shape (B,); Dice and all other case means.
+
+    Args:
+        values: One value per case, shape (N,); NaN where undefined (both masks empty), left out.
+        weights: Shape (P, B).
+        rows: Unit of each case, shape (N,).
+    """
+    defined = ~np.isnan(values)
+    sums = np.bincount(rows[defined], weights=values[defined], minlength=len(weights)) @ weights
+    counts = np.bincount(rows[defined], minlength=len(weights)) @ weights
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def cell_draws(cells: Array, n_cells: int, weights: Array, rows: Array) -> Array:
+    """Return how often each cell of a table occurs in each resample, shape (C, B).
+
+    A confusion matrix is a table of K * K cells: first (cell x patient) counts, then one product.
+
+    Args:
+        cells: Cell of each case, shape (N,); negative where the case is not in the table (unknown target).
+        weights: Shape (P, B).
+        rows: Unit of each case, shape (N,).
+    """
+    kept, units = cells >= 0, len(weights)
+    counts = np.bincount(cells[kept] * units + rows[kept], minlength=n_cells * units)
+    return counts.reshape(n_cells, units).astype(np.float64) @ weights
