@@ -13,6 +13,7 @@ from archbench.artifacts import Predictions
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.metric import Array, Metric, defined_or_none
 from archbench.metrics.scoring import Scores, score, scored_rows
+from archbench.significance import tied_with
 from archbench.statistics import (
     FEW_PATIENTS,
     bootstrap_p_value,
@@ -148,6 +149,7 @@ def _ranked(
     estimates = {name: estimate(scores[name], confidence=confidence, bounds=metric.bounds) for name in ordered}
     compared = [name for name in ordered if not np.isnan(scores[name].point)]
     placed = _ranks(compared, scores, metric=metric, confidence=confidence, warnings=warnings)
+    ties = tied_with({name: scores[name].mean_draws for name in compared})
     empty = {"mean_rank": None, "rank_low": None, "rank_high": None, "p_rank1": None}
     return [
         {
@@ -156,6 +158,7 @@ def _ranked(
             "low": defined_or_none(estimates[name].low),
             "high": defined_or_none(estimates[name].high),
             **placed.get(name, empty),
+            "tied_with": ties.get(name, []),
         }
         for name in ordered
     ]

@@ -38,6 +38,13 @@ def test_a_model_is_equivalent_to_itself():
     assert pair["verdict"] == "equivalent" and pair["p"] == 1.0 and pair["difference"] == 0.0
 
 
+def test_a_model_and_its_copy_are_named_as_tied():
+    rows = planted(rng=1, patients=60)
+    found = compare({"model": rows, "ensemble": rows, "other": planted(rng=2, patients=60)}, **SETTINGS)
+    ties = {row["model"]: row["tied_with"] for row in found["models"]}
+    assert ties == {"model": ["ensemble"], "ensemble": ["model"], "other": []}
+
+
 def test_few_patients_are_inconclusive_not_equal():
     models = {"a": planted(rng=1, patients=40), "b": planted(rng=2, patients=40)}
     (pair,) = compare(models, **SETTINGS)["pairs"]
@@ -114,6 +121,7 @@ def test_an_undefined_primary_metric_is_ranked_last_with_a_warning():
         "rank_low": None,
         "rank_high": None,
         "p_rank1": None,
+        "tied_with": [],
     }
     assert found["pairs"][0]["verdict"] == "inconclusive" and found["pairs"][0]["p"] is None
     assert any("undefined for b" in text for text in found["warnings"])

@@ -36,6 +36,8 @@ SHARED = (
     "archbench.near_duplicates",
     "archbench.audit",
     "archbench.splits",
+    "archbench.delong",
+    "archbench.significance",
     "archbench.statistics",
     "archbench.out_of_fold",
     "archbench.members",
@@ -61,7 +63,7 @@ IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere ne
 TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
-    *("resampling",),
+    *("resampling", "delong", "significance"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 
