@@ -6,6 +6,7 @@ prediction table, and ask it for the rows of *other* patients; in-sample rows ca
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class OutOfFold:
     Make one with `out_of_fold` (cross-validation) or `from_validation` (one split).
 
     Attributes:
-        rows: Predictions with known targets, each case once per seed.
+        rows: Predictions with a known target, each case once per seed; with several labels some may be unknown (NaN).
         group: Group of each row, shape (N,): its fold, or a group of patients within one validation part.
         crossed: Rows and cases to apply to are the same table, group against groups (cross-validation);
             otherwise what is fitted on the rows is applied to another part.
@@ -56,7 +57,7 @@ class OutOfFold:
             raise TypeError(f"out-of-fold rows are Predictions, got {type(self.rows).__name__}")
         if (self.rows.split == "train").any():
             raise LeakError("training rows are in-sample: nothing may be fitted on them")
-        if np.isnan(self.rows.targets).any():
+        if np.isnan(self.rows.targets).all(axis=1).any():
             raise ValueError("out-of-fold rows need known targets")
         if len(self.group) != len(self.rows):
             raise ValueError(f"{len(self.group)} groups for {len(self.rows)} rows")
@@ -103,6 +104,33 @@ class OutOfFold:
         return OutOfFold(rows=rows, group=groups, crossed=self.crossed)
 
 
+def check_not_trained(predictions: Predictions, trained: Mapping[int, Collection[str]]) -> None:
+    """Refuse rows whose patient was trained on in their own fold, whatever the table calls them.
+
+    Args:
+        predictions: Rows that are about to be tagged.
+        trained: Patients of the training part of each fold, from the fold table.
+    Raises:
+        LeakError: With the fold and the patients.
+        ValueError: If the training patients of a fold are not given.
+    """
+    for fold in np.unique(predictions.fold).tolist():
+        if fold not in trained:
+            raise ValueError(f"the training patients of fold {fold} are not known, so its rows can't be checked")
+        patients = predictions.patient_id[predictions.fold == fold]
+        seen = np.intersect1d(patients, np.array(sorted(trained[fold]), dtype=str))
+        if len(seen):
+            raise LeakError(
+                f"fold {fold} predicts {len(seen)} patients that it was trained on: {seen[:3].tolist()}; "
+                "in-sample predictions may be neither fitted on nor scored"
+            )
+
+
+def answered(predictions: Predictions) -> Predictions:
+    """Return the rows with at least one known target."""
+    return predictions.select(~np.isnan(predictions.targets).all(axis=1))
+
+
 def out_of_fold(predictions: Predictions) -> OutOfFold:
     """Tag the test rows of a cross-validation: each was predicted by the model that left its fold out.
 
@@ -111,7 +139,7 @@ def out_of_fold(predictions: Predictions) -> OutOfFold:
         ValueError: If there are fewer than two folds, or a case has two predictions of a seed.
     """
     _refuse_train(predictions)
-    rows = predictions.test.known()
+    rows = answered(predictions.test)
     folds = np.unique(rows.fold)
     if len(folds) < 2:
         raise ValueError(f"out-of-fold rows need at least two test folds, found {folds.tolist()}; use from_validation")
@@ -128,7 +156,7 @@ def from_validation(predictions: Predictions) -> OutOfFold:
         ValueError: If there are no validation rows with known targets.
     """
     _refuse_train(predictions)
-    rows = predictions.val.known()
+    rows = answered(predictions.val)
     if len(rows) == 0:
         raise ValueError("there are no validation rows with known targets to fit on")
     check_disjoint(rows, predictions.test)
@@ -137,10 +165,10 @@ def from_validation(predictions: Predictions) -> OutOfFold:
 
 def fitting_problem(predictions: Predictions) -> str | None:
     """Say why nothing can be fitted out of fold, or None where it can."""
-    test = predictions.test.known()
+    test = answered(predictions.test)
     if len(test) == 0:
         return "the protocol has no test part, so nothing can be fitted on rows of other patients"
-    if len(np.unique(test.fold)) < 2 and len(predictions.val.known()) == 0:
+    if len(np.unique(test.fold)) < 2 and len(answered(predictions.val)) == 0:
         return "a single test fold and no validation rows: there are no rows of other patients to fit on"
     return None
 
@@ -150,7 +178,7 @@ def fitting_source(predictions: Predictions) -> OutOfFold:
     problem = fitting_problem(predictions)
     if problem is not None:
         raise ValueError(problem)
-    crossed = len(np.unique(predictions.test.known().fold)) > 1
+    crossed = len(np.unique(answered(predictions.test).fold)) > 1
     return out_of_fold(predictions) if crossed else from_validation(predictions)
 
 
@@ -170,12 +198,14 @@ def source_rows(source: OutOfFold, *, applied: Predictions) -> Predictions:
 def patient_groups(predictions: Predictions) -> np.ndarray:
     """Deal patients to at most 5 groups, balanced by their worst class; depends on names and targets only.
 
+    With several labels, a patient's worst image is the one with the most positive labels.
+
     Returns:
         Group of each row, shape (N,).
     """
     patients, inverse = np.unique(predictions.patient_id, return_inverse=True)
-    worst = np.full(len(patients), -1)
-    np.maximum.at(worst, inverse, predictions.y_true)
+    worst = np.full(len(patients), -1.0)
+    np.maximum.at(worst, inverse, np.nansum(predictions.targets, axis=1))
     dealt = np.lexsort((patients, worst))
     group_of = np.empty(len(patients), dtype=np.int64)
     group_of[dealt] = np.arange(len(patients)) % min(PATIENT_GROUPS, len(patients))

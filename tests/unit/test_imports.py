@@ -40,6 +40,8 @@ SHARED = (
     "archbench.significance",
     "archbench.statistics",
     "archbench.out_of_fold",
+    "archbench.recalibration",
+    "archbench.reliability",
     "archbench.members",
     "archbench.stacking",
 )
@@ -63,7 +65,8 @@ IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere ne
 TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
-    *("resampling", "delong", "significance"),
+    *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
+    *("reliability",),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 

@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import holdout, planted
+from planted_labels import planted_labels
 
 from archbench.calibration import fit_temperature
 from archbench.out_of_fold import (
     LeakError,
     OutOfFold,
+    answered,
     check_disjoint,
+    check_not_trained,
     fitting_problem,
     fitting_source,
     from_validation,
     out_of_fold,
+    patient_groups,
     source_rows,
 )
 from archbench.stacking import fit_stacker
@@ -125,3 +129,32 @@ def test_nothing_to_fit_on_is_said():
     assert fitting_problem(planted(patients=20)) is None
     with pytest.raises(ValueError, match="no test part"):
         fitting_source(planted(patients=20, split="val"))
+
+
+def test_several_labels_may_be_partly_unknown():
+    predictions = planted_labels(patients=40, unknown=0.3)
+    predictions.targets[0] = np.nan
+    source = out_of_fold(predictions)
+    assert len(source.rows) == len(answered(predictions)) < len(predictions)
+    assert np.isnan(source.rows.targets).any() and not np.isnan(source.rows.targets).all(axis=1).any()
+    assert len(np.unique(patient_groups(source.rows))) == 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_predictions_of_trained_patients_are_refused(data):
+    """A patient of any fold is put into its own training part: whatever the split column says, it is found."""
+    predictions = planted(patients=20, folds=4)
+    patients = set(predictions.patient_id.tolist())
+    trained = {
+        fold: patients - set(predictions.patient_id[predictions.fold == fold].tolist())
+        for fold in np.unique(predictions.fold).tolist()
+    }
+    check_not_trained(predictions, trained)
+    fold = data.draw(st.integers(0, 3))
+    tested = sorted(patients - trained[fold])
+    smuggled = {**trained, fold: trained[fold] | {data.draw(st.sampled_from(tested))}}
+    with pytest.raises(LeakError, match=f"fold {fold} predicts 1 patients that it was trained on"):
+        check_not_trained(predictions, smuggled)
+    with pytest.raises(ValueError, match="not known"):
+        check_not_trained(predictions, {})

@@ -1,0 +1,272 @@
+"""Probabilities of several labels put right on rows of other patients: Platt's line per label, or an isotonic step.
+
+Rare labels can't carry a slope of their own: each slope is shrunk to one that all labels share, the more the less
+the slopes of well-known labels differ (a random-effects model, so that no strength has to be searched).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from archbench.artifacts import Predictions
+from archbench.metrics.metric import Array
+from archbench.out_of_fold import OutOfFold, source_rows
+
+STRONGEST = 1e6  # where slopes differ no more than their errors, all labels get the shared one
+ISOTONIC_PATIENTS = 100
+NEWTON_STEPS = 50
+WEAK_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Log odds = slope * logit + intercept, per label.
+
+    Attributes:
+        labels: Names, length L.
+        slope: Shape (L,).
+        intercept: Shape (L,).
+        shared_slope: What the slopes were shrunk to.
+        strength: How strongly: 1 / variance of the true slopes between labels.
+        n_cases: Known cases of each label, shape (L,).
+        n_positive_patients: Patients with a positive case of each label, shape (L,).
+    """
+
+    labels: tuple[str, ...]
+    slope: Array
+    intercept: Array
+    shared_slope: float
+    strength: float
+    n_cases: Array
+    n_positive_patients: Array
+
+    def log_odds(self, logits: Array) -> Array:
+        """Return calibrated log odds, (N, L) -> (N, L)."""
+        return self.slope * logits.astype(np.float64) + self.intercept
+
+
+def fit_platt(source: OutOfFold, *, applied: Predictions, seed: int) -> Platt:
+    """Fit on the out-of-fold rows of one training seed.
+
+    Args:
+        source: Rows of other patients than those in `applied`; one logit per label, targets 0, 1 or NaN.
+        applied: The rows it will be applied to.
+        seed: Training seed.
+    Raises:
+        TypeError: If `source` is not an OutOfFold.
+        LeakError: If a patient of `applied` is among its rows.
+        ValueError: If the table doesn't have one logit per label.
+    Source:
+        Platt, 1999, with his smoothed targets, which keep labels without positives finite; the shrinkage is ours.
+    """
+    rows, _ = label_rows(source, applied=applied, seed=seed)
+    logits, targets = rows.logits.astype(np.float64), rows.targets
+    strength = shrinkage(logits, targets, images_per_patient=len(rows) / len(np.unique(rows.patient_id)))
+    slope, intercept, shared = solve_platt(logits, targets, strength)
+    return Platt(
+        labels=rows.labels,
+        slope=slope,
+        intercept=intercept,
+        shared_slope=shared,
+        strength=strength,
+        n_cases=(~np.isnan(targets)).sum(axis=0),
+        n_positive_patients=positive_patients(rows),
+    )
+
+
+def label_rows(source: OutOfFold, *, applied: Predictions, seed: int) -> tuple[Predictions, Array]:
+    """Return the multilabel rows of one seed to fit on, and their groups: the gate of what is fitted per label.
+
+    Raises:
+        TypeError: If `source` is not an OutOfFold.
+        LeakError: If a patient of `applied` is among its rows.
+        ValueError: If there is not one logit per label, or no row of this seed.
+    """
+    rows = source_rows(source, applied=applied)
+    if rows.logits.shape != rows.targets.shape:
+        raise ValueError(
+            f"what is fitted per label needs one logit per label, got {len(rows.classes)} logits and "
+            f"{len(rows.labels)} labels"
+        )
+    of_seed = rows.seed == seed
+    if not of_seed.any():
+        raise ValueError(f"no out-of-fold rows of seed {seed} (seeds: {np.unique(rows.seed).tolist()})")
+    return rows.select(of_seed), source.group[of_seed]
+
+
+def positive_patients(rows: Predictions) -> Array:
+    """Return the number of patients with a positive case of each label, shape (L,)."""
+    return np.array([len(np.unique(rows.patient_id[column == 1])) for column in rows.targets.T])
+
+
+def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> float:
+    """Return the penalty on a slope's distance from the shared one: 1 / variance of the true slopes between labels.
+
+    Args:
+        logits: Shape (N, L).
+        targets: 0, 1 or NaN, shape (N, L).
+        images_per_patient: The slopes' variances are multiplied by it, as if all images of a patient were one.
+    Source:
+        DerSimonian and Laird, 1986, moments of a random-effects model.
+    """
+    known = ~np.isnan(targets)
+    slope, intercept = _newton(logits, _smoothed(targets, known), known, centre=1.0, strength=0.0, tied=False)
+    predicted = 1.0 / (1.0 + np.exp(-np.clip(slope * logits + intercept, -500, 500)))
+    curve = np.where(known, predicted * (1.0 - predicted), 0.0)
+    si, ii = (curve * logits).sum(axis=0), curve.sum(axis=0) + WEAK_RIDGE
+    certain = np.maximum((curve * logits**2).sum(axis=0) - si**2 / ii, 0.0) / images_per_patient
+    total = certain.sum()
+    spare = total - (certain**2).sum() / max(total, WEAK_RIDGE)
+    if len(slope) < 2 or spare <= 0:
+        return STRONGEST
+    mean = (certain * slope).sum() / total
+    excess = (certain * (slope - mean) ** 2).sum() - (len(slope) - 1)
+    return float(min(STRONGEST, spare / excess)) if excess > 0 else STRONGEST
+
+
+def binary_losses(log_odds: Array, targets: Array) -> Array:
+    """Return the log loss of each cell; NaN where the target is."""
+    return np.maximum(log_odds, 0.0) + np.log1p(np.exp(-np.abs(log_odds))) - targets * log_odds
+
+
+def solve_platt(logits: Array, targets: Array, strength: float) -> tuple[Array, Array, float]:
+    """Return slopes (L,), intercepts (L,) and the shared slope; convex, by Newton's method for all labels at once.
+
+    Args:
+        logits: Shape (N, L).
+        targets: 0, 1 or NaN, shape (N, L).
+        strength: Penalty on half the squared distance of a slope from the shared one.
+    """
+    known = ~np.isnan(targets)
+    smoothed = _smoothed(targets, known)
+    shared = _newton(logits, smoothed, known, centre=1.0, strength=0.0, tied=True)[0]
+    slope, intercept = _newton(logits, smoothed, known, centre=float(shared[0]), strength=strength, tied=False)
+    return slope, intercept, float(shared[0])
+
+
+def _smoothed(targets: Array, known: Array) -> Array:
+    """Platt's targets: as if one more positive and one more negative case had been seen."""
+    positives = (targets == 1).sum(axis=0)
+    negatives = known.sum(axis=0) - positives
+    return np.where(targets == 1, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
+
+
+def _newton(
+    logits: Array, targets: Array, known: Array, *, centre: float, strength: float, tied: bool
+) -> tuple[Array, Array]:
+    """Minimise over slope and intercept of each label, halving steps until they help; `tied` makes all slopes one."""
+    labels = logits.shape[1]
+    slope, intercept = np.full(labels, centre), np.zeros(labels)
+
+    def loss(slope: Array, intercept: Array) -> Array:
+        cells = np.where(known, binary_losses(slope * logits + intercept, targets), 0.0).sum(axis=0)
+        cells = cells + 0.5 * strength * (slope - centre) ** 2 + 0.5 * WEAK_RIDGE * intercept**2
+        return np.full(labels, cells.sum()) if tied else cells
+
+    current = loss(slope, intercept)
+    for _ in range(NEWTON_STEPS):
+        step_slope, step_intercept = _direction(
+            logits, targets, known, slope, intercept, centre=centre, strength=strength, tied=tied
+        )
+        size = np.ones(labels)
+        for _ in range(30):
+            found = loss(slope - size * step_slope, intercept - size * step_intercept)
+            worse = found > current + 1e-12
+            if not worse.any():
+                break
+            size[worse] *= 0.5
+        size[found > current + 1e-12] = 0.0
+        slope, intercept = slope - size * step_slope, intercept - size * step_intercept
+        current = loss(slope, intercept)
+        if max(np.abs(size * step_slope).max(), np.abs(size * step_intercept).max()) < 1e-10:
+            break
+    return slope, intercept
+
+
+def _direction(
+    logits: Array,
+    targets: Array,
+    known: Array,
+    slope: Array,
+    intercept: Array,
+    *,
+    centre: float,
+    strength: float,
+    tied: bool,
+) -> tuple[Array, Array]:
+    """Newton's step of every label; with tied slopes the intercepts are eliminated first (Schur complement)."""
+    predicted = 1.0 / (1.0 + np.exp(-np.clip(slope * logits + intercept, -500, 500)))
+    residual = np.where(known, predicted - targets, 0.0)
+    curve = np.where(known, predicted * (1.0 - predicted), 0.0)
+    of_slope = (residual * logits).sum(axis=0) + strength * (slope - centre)
+    of_intercept = residual.sum(axis=0) + WEAK_RIDGE * intercept
+    ss = (curve * logits**2).sum(axis=0) + strength + WEAK_RIDGE
+    si, ii = (curve * logits).sum(axis=0), curve.sum(axis=0) + WEAK_RIDGE
+    reduced, remaining = ss - si**2 / ii, of_slope - si * of_intercept / ii
+    if tied:
+        reduced, remaining = np.full(len(ss), reduced.sum()), np.full(len(ss), remaining.sum())
+    step = remaining / np.maximum(reduced, WEAK_RIDGE)
+    return step, (of_intercept - si * step) / ii
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """A rising step function per label where the data carry one, Platt's line elsewhere.
+
+    Attributes:
+        platt: Lines of all labels.
+        steps: Per label the logits and log odds of the step function's corners; None where the line is used.
+        reasons: Per label why the line is used; None where the steps are.
+    """
+
+    platt: Platt
+    steps: tuple[tuple[Array, Array] | None, ...]
+    reasons: tuple[str | None, ...]
+
+    def log_odds(self, logits: Array) -> Array:
+        """Return calibrated log odds, (N, L) -> (N, L); beyond the outermost corners they stay constant."""
+        result = self.platt.log_odds(logits)
+        for label, corners in enumerate(self.steps):
+            if corners is not None:
+                result[:, label] = np.interp(logits[:, label], *corners)
+        return result
+
+
+def fit_isotonic(
+    source: OutOfFold, *, applied: Predictions, seed: int, min_patients: int = ISOTONIC_PATIENTS
+) -> Isotonic:
+    """Fit an isotonic regression per label with enough patients on both sides, Platt's line for the others.
+
+    Args:
+        source: As in `fit_platt`.
+        applied: As in `fit_platt`.
+        seed: Training seed.
+        min_patients: Positive and negative patients that a label needs.
+    Source:
+        Zadrozny and Elkan, 2002; log odds are kept within one pseudo-case of each side.
+    """
+    from scipy.optimize import isotonic_regression
+
+    platt = fit_platt(source, applied=applied, seed=seed)
+    rows, _ = label_rows(source, applied=applied, seed=seed)
+    steps: list[tuple[Array, Array] | None] = []
+    reasons: list[str | None] = []
+    for logits, targets in zip(rows.logits.astype(np.float64).T, rows.targets.T, strict=True):
+        sides = [len(np.unique(rows.patient_id[targets == side])) for side in (1.0, 0.0)]
+        if min(sides) < min_patients:
+            reasons.append(
+                f"{sides[0]} positive and {sides[1]} negative patients: isotonic needs {min_patients} on each side"
+            )
+            steps.append(None)
+            continue
+        known = ~np.isnan(targets)
+        levels, inverse, counts = np.unique(logits[known], return_inverse=True, return_counts=True)
+        share = np.bincount(inverse, weights=targets[known]) / counts
+        risen = isotonic_regression(share, weights=counts).x
+        smallest = 1.0 / (known.sum() + 2.0)
+        risen = np.clip(risen, smallest, 1.0 - smallest)
+        steps.append((levels, np.log(risen / (1.0 - risen))))
+        reasons.append(None)
+    return Isotonic(platt, tuple(steps), tuple(reasons))
