@@ -18,6 +18,7 @@ STRONGEST = 1e6  # where slopes differ no more than their errors, all labels get
 ISOTONIC_PATIENTS = 100
 NEWTON_STEPS = 50
 WEAK_RIDGE = 1e-6
+SMALLEST_STEP = 1e-7
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,10 @@ def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> fl
     Source:
         DerSimonian and Laird, 1986, moments of a random-effects model.
     """
-    known = ~np.isnan(targets)
-    slope, intercept = _newton(logits, _smoothed(targets, known), known, centre=1.0, strength=0.0, tied=False)
-    predicted = 1.0 / (1.0 + np.exp(-np.clip(slope * logits + intercept, -500, 500)))
-    curve = np.where(known, predicted * (1.0 - predicted), 0.0)
-    si, ii = (curve * logits).sum(axis=0), curve.sum(axis=0) + WEAK_RIDGE
-    certain = np.maximum((curve * logits**2).sum(axis=0) - si**2 / ii, 0.0) / images_per_patient
+    cells = _Cells(logits, targets)
+    slope, intercept = cells.newton(*cells.start, centre=1.0, strength=0.0, tied=False)
+    _, _, ss, si, ii = cells.derivatives(slope, intercept)
+    certain = np.maximum(ss - si**2 / ii, 0.0) / images_per_patient
     total = certain.sum()
     spare = total - (certain**2).sum() / max(total, WEAK_RIDGE)
     if len(slope) < 2 or spare <= 0:
@@ -139,76 +138,77 @@ def solve_platt(logits: Array, targets: Array, strength: float) -> tuple[Array, 
         targets: 0, 1 or NaN, shape (N, L).
         strength: Penalty on half the squared distance of a slope from the shared one.
     """
-    known = ~np.isnan(targets)
-    smoothed = _smoothed(targets, known)
-    shared = _newton(logits, smoothed, known, centre=1.0, strength=0.0, tied=True)[0]
-    slope, intercept = _newton(logits, smoothed, known, centre=float(shared[0]), strength=strength, tied=False)
-    return slope, intercept, float(shared[0])
+    cells = _Cells(logits, targets)
+    tied = cells.newton(*cells.start, centre=1.0, strength=0.0, tied=True)
+    slope, intercept = cells.newton(*tied, centre=float(tied[0][0]), strength=strength, tied=False)
+    return slope, intercept, float(tied[0][0])
 
 
-def _smoothed(targets: Array, known: Array) -> Array:
-    """Platt's targets: as if one more positive and one more negative case had been seen."""
-    positives = (targets == 1).sum(axis=0)
-    negatives = known.sum(axis=0) - positives
-    return np.where(targets == 1, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
+class _Cells:
+    """Logits and smoothed targets by label, (L, N), and Newton's method for all labels at once."""
 
+    def __init__(self, logits: Array, targets: Array) -> None:
+        known = ~np.isnan(targets.T)
+        positives = (targets.T == 1).sum(axis=1)
+        counts = known.sum(axis=1)
+        # Platt's targets: as if one more positive and one more negative case had been seen
+        high, low = (positives + 1.0) / (positives + 2.0), 1.0 / (counts - positives + 2.0)
+        self.logits = np.ascontiguousarray(np.where(known, logits.T, 0.0))
+        self.known = known.astype(np.float64)
+        self.targets = np.where(targets.T == 1, high[:, None], low[:, None]) * self.known
+        share = (self.targets.sum(axis=1) + 0.5) / (counts + 1.0)
+        self.start = np.ones(len(share)), np.log(share / (1.0 - share))
 
-def _newton(
-    logits: Array, targets: Array, known: Array, *, centre: float, strength: float, tied: bool
-) -> tuple[Array, Array]:
-    """Minimise over slope and intercept of each label, halving steps until they help; `tied` makes all slopes one."""
-    labels = logits.shape[1]
-    slope, intercept = np.full(labels, centre), np.zeros(labels)
+    def loss(self, slope: Array, intercept: Array) -> Array:
+        """Log loss of each label, shape (L,)."""
+        odds = slope[:, None] * self.logits + intercept[:, None]
+        certain = np.maximum(odds, 0.0) + np.log1p(np.exp(-np.abs(odds)))
+        return np.einsum("ln,ln->l", certain, self.known) - np.einsum("ln,ln->l", self.targets, odds)
 
-    def loss(slope: Array, intercept: Array) -> Array:
-        cells = np.where(known, binary_losses(slope * logits + intercept, targets), 0.0).sum(axis=0)
-        cells = cells + 0.5 * strength * (slope - centre) ** 2 + 0.5 * WEAK_RIDGE * intercept**2
-        return np.full(labels, cells.sum()) if tied else cells
-
-    current = loss(slope, intercept)
-    for _ in range(NEWTON_STEPS):
-        step_slope, step_intercept = _direction(
-            logits, targets, known, slope, intercept, centre=centre, strength=strength, tied=tied
+    def derivatives(self, slope: Array, intercept: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """First derivatives by slope and intercept, and second ones ss, si, ii; shape (L,) each."""
+        odds = slope[:, None] * self.logits + intercept[:, None]
+        predicted = self.known / (1.0 + np.exp(-np.clip(odds, -500, 500)))
+        residual, curve = predicted - self.targets, predicted * (1.0 - predicted)
+        bent = curve * self.logits
+        return (
+            np.einsum("ln,ln->l", residual, self.logits),
+            residual.sum(axis=1) + WEAK_RIDGE * intercept,
+            np.einsum("ln,ln->l", bent, self.logits) + WEAK_RIDGE,
+            bent.sum(axis=1),
+            curve.sum(axis=1) + WEAK_RIDGE,
         )
-        size = np.ones(labels)
-        for _ in range(30):
-            found = loss(slope - size * step_slope, intercept - size * step_intercept)
-            worse = found > current + 1e-12
-            if not worse.any():
+
+    def newton(
+        self, slope: Array, intercept: Array, *, centre: float, strength: float, tied: bool
+    ) -> tuple[Array, Array]:
+        """Minimise the loss plus the pull to the centre, halving steps until they help; `tied` makes slopes one."""
+
+        def penalised(slope: Array, intercept: Array) -> Array:
+            cells = self.loss(slope, intercept)
+            cells = cells + 0.5 * strength * (slope - centre) ** 2 + 0.5 * WEAK_RIDGE * intercept**2
+            return np.full(len(cells), cells.sum()) if tied else cells
+
+        current = penalised(slope, intercept)
+        for _ in range(NEWTON_STEPS):
+            of_slope, of_intercept, ss, si, ii = self.derivatives(slope, intercept)
+            of_slope, ss = of_slope + strength * (slope - centre), ss + strength
+            reduced, remaining = ss - si**2 / ii, of_slope - si * of_intercept / ii  # the intercept eliminated
+            if tied:
+                reduced, remaining = np.full(len(ss), reduced.sum()), np.full(len(ss), remaining.sum())
+            step = remaining / np.maximum(reduced, WEAK_RIDGE)
+            shift = (of_intercept - si * step) / ii
+            if max(np.abs(step).max(), np.abs(shift).max()) < SMALLEST_STEP:
                 break
-            size[worse] *= 0.5
-        size[found > current + 1e-12] = 0.0
-        slope, intercept = slope - size * step_slope, intercept - size * step_intercept
-        current = loss(slope, intercept)
-        if max(np.abs(size * step_slope).max(), np.abs(size * step_intercept).max()) < 1e-10:
-            break
-    return slope, intercept
-
-
-def _direction(
-    logits: Array,
-    targets: Array,
-    known: Array,
-    slope: Array,
-    intercept: Array,
-    *,
-    centre: float,
-    strength: float,
-    tied: bool,
-) -> tuple[Array, Array]:
-    """Newton's step of every label; with tied slopes the intercepts are eliminated first (Schur complement)."""
-    predicted = 1.0 / (1.0 + np.exp(-np.clip(slope * logits + intercept, -500, 500)))
-    residual = np.where(known, predicted - targets, 0.0)
-    curve = np.where(known, predicted * (1.0 - predicted), 0.0)
-    of_slope = (residual * logits).sum(axis=0) + strength * (slope - centre)
-    of_intercept = residual.sum(axis=0) + WEAK_RIDGE * intercept
-    ss = (curve * logits**2).sum(axis=0) + strength + WEAK_RIDGE
-    si, ii = (curve * logits).sum(axis=0), curve.sum(axis=0) + WEAK_RIDGE
-    reduced, remaining = ss - si**2 / ii, of_slope - si * of_intercept / ii
-    if tied:
-        reduced, remaining = np.full(len(ss), reduced.sum()), np.full(len(ss), remaining.sum())
-    step = remaining / np.maximum(reduced, WEAK_RIDGE)
-    return step, (of_intercept - si * step) / ii
+            size = np.ones(len(slope))
+            for _ in range(30):
+                found = penalised(slope - size * step, intercept - size * shift)
+                worse = found > current + 1e-9 * np.abs(current)
+                if not worse.any():
+                    break
+                size[worse] *= 0.5
+            slope, intercept, current = slope - size * step, intercept - size * shift, found
+        return slope, intercept
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ def test_labels_that_differ_only_by_chance_share_their_slope_and_others_keep_the
     alike = planted_labels(noise=0.0, slope=2.0, patients=800)
     targets, logits = alike.targets, alike.logits.astype(float)
     strengths = [shrinkage(logits, targets, images_per_patient=images) for images in (1.0, 2.0)]
-    assert strengths[1] >= strengths[0] > 20
+    assert strengths[1] >= strengths[0] > 100
     own = logits * np.array([0.5, 1.0, 2.0, 4.0])  # true slopes 1, 1/2, 1/4, 1/8
-    assert shrinkage(own, targets, images_per_patient=2.0) < 20
+    assert shrinkage(own, targets, images_per_patient=2.0) < 30
     slope, _, _ = solve_platt(own, targets, shrinkage(own, targets, images_per_patient=2.0))
     np.testing.assert_allclose(slope, [1, 1 / 2, 1 / 4, 1 / 8], rtol=0.25)
     assert shrinkage(logits[:, :1], targets[:, :1], images_per_patient=1.0) == STRONGEST
