@@ -42,6 +42,7 @@ SHARED = (
     "archbench.out_of_fold",
     "archbench.recalibration",
     "archbench.reliability",
+    "archbench.thresholds",
     "archbench.members",
     "archbench.stacking",
 )
@@ -66,7 +67,7 @@ TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
-    *("reliability",),
+    *("reliability", "thresholds"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 
