@@ -6,7 +6,7 @@ prediction table, and ask it for the rows of *other* patients; in-sample rows ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,6 +193,27 @@ def source_rows(source: OutOfFold, *, applied: Predictions) -> Predictions:
         raise TypeError(f"what is fitted takes OutOfFold rows, got {type(source).__name__}")
     check_disjoint(source.rows, applied)
     return source.rows
+
+
+def cross_fitted(source: OutOfFold, predict: Callable[[OutOfFold, Predictions], np.ndarray]) -> np.ndarray:
+    """Return what `predict` says of every source row, each group of patients from a fit on the others.
+
+    Args:
+        source: Tagged rows.
+        predict: Fits on its first argument and returns one row of scores for each row of its second.
+    Returns:
+        Shape (N, ...), in the order of `source.rows`.
+    """
+    result: np.ndarray | None = None
+    for group in source.groups:
+        inside = source.group == group
+        part = predict(source.without(group), source.of(group))
+        if result is None:
+            result = np.empty((len(source.rows), *part.shape[1:]))
+        result[inside] = part
+    if result is None:
+        raise ValueError("there are no out-of-fold rows")
+    return result
 
 
 def patient_groups(predictions: Predictions) -> np.ndarray:

@@ -45,6 +45,11 @@ SHARED = (
     "archbench.thresholds",
     "archbench.members",
     "archbench.stacking",
+    "archbench.combining",
+    "archbench.label_stacking",
+    "archbench.neural_stacking",
+    "archbench.adoption",
+    "archbench.conformal",
 )
 STAGES = (
     "archbench.preparation",
@@ -67,7 +72,7 @@ TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
-    *("reliability", "thresholds"),
+    *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 
