@@ -1,0 +1,88 @@
+"""Any table of the report as CSV or LaTeX, with the reasons of undefined values."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from archbench.report.cells import Cell, Table
+from archbench.report.tables import escape_latex
+
+
+def latex_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    label: str = "",
+    numeric: Sequence[bool] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return a booktabs table; all text is escaped.
+
+    Args:
+        head: Column titles.
+        rows: Cells, as many as titles.
+        caption: Above the table.
+        label: For \\ref; none if empty.
+        numeric: Which columns are set to the right; None all but the first.
+        notes: Lines below the table, e.g. why a value is undefined.
+    Raises:
+        ValueError: If a row has another number of cells than there are titles.
+    """
+    for k, row in enumerate(rows, start=1):
+        if len(row) != len(head):
+            raise ValueError(f"row {k} has {len(row)} cells, expected {len(head)}")
+    right = [k > 0 for k in range(len(head))] if numeric is None else list(numeric)
+    lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escape_latex(caption)}}}"]
+    if label:
+        lines.append(rf"\label{{{label}}}")
+    lines.append(rf"\begin{{tabular}}{{{''.join('r' if is_right else 'l' for is_right in right)}}}")
+    lines += [r"\toprule", _line(head), r"\midrule", *(_line(row) for row in rows), r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {escape_latex(note)}" for note in notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+
+
+def table_latex(table: Table) -> str:
+    """Return a table of the page as LaTeX: values with their intervals, notes below."""
+    return latex_table(
+        [column.title for column in table.columns],
+        [[_text(cell) for cell in row] for row in table.rows],
+        caption=table.caption,
+        label=f"tab:{table.identifier}",
+        numeric=[column.numeric for column in table.columns],
+        notes=[f"–: {note}" for note in table.notes],
+    )
+
+
+def table_csv(table: Table) -> str:
+    """Return a table of the page as CSV, text as shown; intervals and reasons have columns of their own.
+
+    A column with lower lines (intervals) is followed by one named "… (interval)"; reasons of undefined values stand
+    in a last column.
+    """
+    with_sub = [any(row[k].sub for row in table.rows) for k in range(len(table.columns))]
+    with_reason = bool(table.notes)
+    head: list[str] = []
+    for column, second in zip(table.columns, with_sub, strict=True):
+        head += [column.title, f"{column.title} (interval)"] if second else [column.title]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*head, "undefined because"] if with_reason else head)
+    for row in table.rows:
+        cells: list[str] = []
+        for cell, second in zip(row, with_sub, strict=True):
+            shown = "" if cell.reason else cell.text
+            cells += [shown, cell.sub] if second else [shown]
+        reasons = "; ".join(dict.fromkeys(cell.reason for cell in row if cell.reason))
+        writer.writerow([*cells, reasons] if with_reason else cells)
+    return text.getvalue()
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.text} ({cell.sub})" if cell.sub else cell.text

@@ -1,0 +1,86 @@
+"""Tables as CSV and LaTeX, and the reporting check list."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from report_fixtures import MODELS, SyntheticStudy, write_study
+
+from archbench.report.cells import Cell, Column, Table, undefined_cell
+from archbench.report.checklist import AUTHOR, reporting_checklist
+from archbench.report.collect import collect_study
+from archbench.report.exports import latex_table, table_csv, table_latex
+
+TABLE = Table(
+    "ranks",
+    "Ranks of 50 % & more.",
+    [Column("Model", numeric=False), Column("AUROC"), Column("Note", numeric=False)],
+    [
+        [Cell("a_1"), Cell("0.812", 0.812, sub="0.790 to 0.831"), Cell("best, so far")],
+        [Cell("b"), undefined_cell("no positives"), Cell('says "no"')],
+    ],
+)
+
+
+def test_csv_can_be_read_back_and_undefined_is_empty_with_its_reason():
+    rows = list(csv.DictReader(io.StringIO(table_csv(TABLE))))
+    assert rows[0] == {
+        "Model": "a_1",
+        "AUROC": "0.812",
+        "AUROC (interval)": "0.790 to 0.831",
+        "Note": "best, so far",
+        "undefined because": "",
+    }
+    assert rows[1]["AUROC"] == "" and rows[1]["undefined because"] == "no positives" and rows[1]["Note"] == 'says "no"'
+
+
+def test_latex_is_escaped_aligned_and_carries_the_notes():
+    text = table_latex(TABLE)
+    assert r"a\_1 & 0.812 (0.790 to 0.831) & best, so far \\" in text
+    assert r"\caption{Ranks of 50 \% \& more.}" in text and r"\begin{tabular}{lrl}" in text
+    assert r"\label{tab:ranks}" in text and r"\footnotesize --: no positives" in text
+    assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
+    with pytest.raises(ValueError, match="row 2 has 1 cells, expected 2"):
+        latex_table(["a", "b"], [["1", "2"], ["3"]], caption="x")
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    spec = SyntheticStudy(label="checklist", cam_cases=2, n_patients=60)
+    configuration, results = write_study(tmp_path_factory.mktemp("checklist"), spec)
+    return {
+        (item.guideline, item.number): item
+        for item in reporting_checklist(collect_study(configuration=configuration, results=results))
+    }
+
+
+def test_the_check_list_is_whole(items):
+    claim = [number for guideline, number in items if guideline == "CLAIM"]
+    assert claim == [str(k) for k in range(1, 43)]
+    tripod = {number.rstrip("abcdefg") for guideline, number in items if guideline == "TRIPOD+AI"}
+    assert tripod == {str(k) for k in range(1, 28)}
+
+
+def test_what_the_run_knows_is_filled_and_the_rest_is_the_authors(items):
+    assert "no patient is in two parts" in items["CLAIM", "20"].text.lower()
+    assert "Patients were divided into" in items["TRIPOD+AI", "12a"].text
+    assert "bootstrap" in items["CLAIM", "29"].text
+    assert "patients were analysed" in items["CLAIM", "33"].text
+    assert all(f"{name} 0." in items["CLAIM", "35"].text for name in MODELS)
+    assert items["TRIPOD+AI", "13"].text.startswith("Cases by class: ")
+    assert "snakemake" in items["TRIPOD+AI", "18f"].text
+    for key in (("CLAIM", "12"), ("CLAIM", "42"), ("TRIPOD+AI", "17"), ("TRIPOD+AI", "14")):
+        assert items[key].answer is None and items[key].text == AUTHOR
+
+
+def test_absent_artifacts_leave_the_item_to_the_author(tmp_path):
+    configuration, results = write_study(tmp_path, SyntheticStudy(label="bare", gradcam=False, n_patients=30))
+    for file in results.rglob("audit.json"):
+        file.unlink()
+    found = {
+        (i.guideline, i.number): i
+        for i in reporting_checklist(collect_study(configuration=configuration, results=results))
+    }
+    assert found["CLAIM", "33"].text == AUTHOR and found["CLAIM", "31"].text == AUTHOR
