@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,6 @@ def shares():
     """Share of 200 cohorts in which each interval covers and each test rejects."""
     spec = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     generator = np.random.default_rng(3)
