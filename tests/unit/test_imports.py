@@ -36,6 +36,8 @@ SHARED = (
     "archbench.near_duplicates",
     "archbench.audit",
     "archbench.splits",
+    "archbench.prediction_files",
+    "archbench.case_comparison",
     "archbench.delong",
     "archbench.significance",
     "archbench.statistics",
@@ -73,6 +75,7 @@ TORCH_FREE = (
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
+    *("prediction_files", "case_comparison"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 

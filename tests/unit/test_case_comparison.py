@@ -1,0 +1,62 @@
+"""Two studies case by case: pairing by name, outcomes by hand, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted import planted, table
+
+from archbench.case_comparison import as_rows, case_changes, pair_tables
+
+
+def tiny(logits, **settings):
+    return table(
+        ["c1", "c2", "c3", "c4"], ["p1", "p1", "p2", "p3"], 0, [0, 1, 1, 0], logits, classes=("no", "yes"), **settings
+    )
+
+
+def test_outcomes_by_hand():
+    before = tiny([[2, 0], [2, 0], [0, 1], [3, 0]])
+    after = tiny([[2, 0], [0, 2], [1, 0], [3, 0]])
+    first, second, notes = pair_tables(before, after.select(np.array([3, 1, 0, 2])))
+    changes, counts = case_changes(first, second)
+    assert counts == {"both right": 2, "fixed": 1, "broken": 1, "both wrong": 0} and notes == []
+    assert [(change.case, change.outcome) for change in changes] == [("c2", "fixed"), ("c3", "broken")]
+    assert (changes[0].before, changes[0].after, changes[0].truth, changes[0].patient) == ("no", "yes", "yes", "p1")
+    assert changes[0].certainty_after - changes[0].certainty_before == pytest.approx(np.tanh(1.0))
+    assert as_rows(changes)[0]["case"] == "c2"
+
+
+def test_a_study_against_itself_changes_nothing():
+    rows = planted(patients=40, seeds=(1, 2))
+    changes, counts = case_changes(*pair_tables(rows, rows)[:2])
+    assert changes == [] and counts["fixed"] == counts["broken"] == 0
+
+
+def test_other_cases_folds_and_seeds_are_named():
+    rows = planted(patients=40, seeds=(1, 2))
+    other = planted(patients=40, seeds=(2, 3), rng=5)
+    first, second, notes = pair_tables(rows, other)
+    assert np.unique(first.seed).tolist() == [2] and notes == ["seeds in both: [2]"]
+    apart = planted(patients=40, seeds=(7,), rng=5)
+    first, second, notes = pair_tables(rows, apart)
+    assert "paired with [7]" in notes[0] and np.unique(second.seed).tolist() == [1]
+    fewer = other.select(other.case_id != "case0003")
+    assert "1 cases only in the first study were left out" in pair_tables(rows, fewer)[2]
+    moved = replace(rows, fold=(rows.fold + 1) % 5)
+    first, second, notes = pair_tables(rows, moved)
+    assert "the folds differ" in notes[0] and np.array_equal(first.fold, second.fold)
+
+
+def test_studies_that_do_not_match_are_refused():
+    rows = planted(patients=40)
+    with pytest.raises(ValueError, match="classes differ"):
+        pair_tables(rows, replace(rows, classes=("a", "b", "c", "d", "e")))
+    with pytest.raises(ValueError, match="no case is in both"):
+        pair_tables(rows, replace(rows, case_id=np.char.add("x", rows.case_id)))
+    targets = rows.targets.copy()
+    targets[rows.case_id == "case0007"] += 1
+    with pytest.raises(ValueError, match=r"another target in the second study.*case0007"):
+        pair_tables(rows, replace(rows, targets=targets))
