@@ -88,6 +88,9 @@ def _protocol_paragraph(config: Mapping[str, Any]) -> str:
 
 
 def _training_paragraph(study: StudyResult) -> str:
+    given = study.configuration.get("given_predictions")
+    if given:
+        return f"The models were trained elsewhere; their predictions were read from {given['file']}."
     config = study.configuration
     training = config.get("training") or {}
     tasks = [TASKS[entry["task"]] for entry in (config.get("datasets") or {}).values() if entry.get("task") in TASKS]
@@ -222,6 +225,9 @@ def _note(found: dict[str, Mapping[str, Any]], name: str, artifact: Mapping[str,
 
 def commands_of(study: StudyResult) -> list[str]:
     """The commands that repeat the study from its configuration."""
+    given = study.configuration.get("given_predictions")
+    if given:
+        return ["make setup && . .venv/bin/activate", str(given["command"])]
     return [
         f"# save the configuration below as {study.name}.yaml",
         "make setup && . .venv/bin/activate",

@@ -1,0 +1,127 @@
+"""Compare models of any other tool from one CSV of predictions: same statistics, same report, no training.
+
+    python scripts/evaluate.py --predictions predictions.csv --task ordinal --output results/mine
+
+Columns: case, patient, model; one score_<class> (probability) or logit_<class> per class; target (class name or
+number, empty where unknown); for several labels target_<label> (1, 0, empty) instead; optional fold and seed.
+Patients are resampled, so the patient column matters. Rank metrics are computed per fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from archbench.artifacts import Predictions, provenance, write_json, write_predictions
+from archbench.calibration import calibrate
+from archbench.command_line import run
+from archbench.comparison import compare
+from archbench.evaluation import evaluate
+from archbench.prediction_files import read_prediction_file
+from archbench.report.build import write_report
+from archbench.report.tables import to_text
+from archbench.tasks import TASKS, get_task
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="CSV of predictions")
+    parser.add_argument("--task", required=True, choices=list(TASKS), help="what the scores mean")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to write (default: results/<name of the CSV>)"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="patient draws for intervals (default: 2000)")
+    parser.add_argument("--comparison-resamples", type=int, default=10000, help="for tests (default: 10000)")
+    parser.add_argument("--confidence", type=float, default=0.95, help="level of the intervals (default: 0.95)")
+    parser.add_argument("--delta", type=float, help="margin of equivalence (default: the metric's own)")
+    parser.add_argument("--clinical-cut", type=int, default=2, help="first class that is referable (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    args = parser.parse_args(argv)
+    if args.resamples < 200 or args.comparison_resamples < 200:
+        parser.error("at least 200 resamples are needed")
+    if not 0.5 < args.confidence < 1:
+        parser.error(f"--confidence lies between 0.5 and 1, got {args.confidence}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read, score, compare, report."""
+    args = parse(argv)
+    models = read_prediction_file(args.predictions, task=args.task)
+    name = re.sub(r"[^\w-]+", "_", args.predictions.stem)
+    output = args.output or Path("results") / name
+    configuration = configuration_of(args, name, models)
+    origin = {"study": name, "dataset": name, "config_hash": digest(args.predictions), "code": "front end"}
+    for model, rows in models.items():
+        write_model(output / name / model, model, rows, args=args, origin=origin)
+        print(f"{model}: scored", file=sys.stderr)
+    found = compare(
+        models,
+        primary=get_task(args.task).primary,
+        resamples=args.comparison_resamples,
+        confidence=args.confidence,
+        seed=args.seed,
+        delta=args.delta,
+        clinical_cut=args.clinical_cut,
+    )
+    write_json(output / name / "comparison.json", {"provenance": provenance(model=None, **origin), **found})
+    study = write_report(configuration=configuration, results=output, output=output, partial=True)
+    print(to_text(study))
+    print(f"Report: {output / 'report.html'}")
+    return 0
+
+
+def write_model(
+    folder: Path, model: str, rows: Predictions, *, args: argparse.Namespace, origin: dict[str, Any]
+) -> None:
+    """Write the table, the metrics and the calibration of one model."""
+    if model in ("", ".", "..") or "/" in model or "\\" in model:
+        raise ValueError(f"model {model!r} can't name a folder: rename it in the CSV")
+    task = get_task(args.task)
+    shared = {"resamples": args.resamples, "confidence": args.confidence, "seed": args.seed}
+    made_by = {"provenance": provenance(model=model, **origin)}
+    scored = evaluate(rows, metrics=task.metrics, primary=task.primary, clinical_cut=args.clinical_cut, **shared)
+    write_predictions(folder / "predictions.parquet", rows)
+    write_json(
+        folder / "metrics.json", {**made_by, "dataset": origin["dataset"], "model": model, "task": task.name, **scored}
+    )
+    write_json(folder / "calibration.json", {**made_by, **calibrate(rows, **shared)})
+
+
+def configuration_of(args: argparse.Namespace, name: str, models: dict[str, Predictions]) -> dict[str, Any]:
+    """The study as the report reads it: given predictions, nothing trained."""
+    first = next(iter(models.values()))
+    command = f"python scripts/evaluate.py --predictions {args.predictions.name} --task {args.task}"
+    return {
+        "study": name,
+        "given_predictions": {"file": args.predictions.name, "command": command},
+        "datasets": {name: {"format": "predictions", "task": args.task, "classes": list(first.classes)}},
+        "models": {model: {} for model in models},
+        "protocol": {"kind": "given", "seeds": sorted(set(first.seed.tolist()))},
+        "evaluation": {
+            "resamples": args.resamples,
+            "comparison_resamples": args.comparison_resamples,
+            "confidence": args.confidence,
+        },
+        "explain": {"cases": 0},
+        "ensemble": {"candidates": []},
+    }
+
+
+def digest(path: Path) -> str:
+    """Hash of the file, in the place of a configuration's."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    run(main)
