@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.auroc_tests import delong_p_value, has_delong
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.metric import Array, Metric, defined_or_none
-from archbench.metrics.scoring import Scores, score, scored_rows
+from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
 from archbench.significance import tied_with
 from archbench.statistics import (
     FEW_PATIENTS,
@@ -78,7 +79,8 @@ def compare(
         models: Prediction table of each model, the ensemble included; the same cases, folds and classes.
         delta: Margin of equivalence; None takes the metric's own.
     Returns:
-        The content of comparison.json without its provenance; models best first.
+        The content of comparison.json without its provenance; models best first. Where the primary metric is an
+        AUROC, `p_delong` of a pair is the cross-check by clustered DeLong: uncorrected, for these seeds.
     Raises:
         ValueError: If the tables don't hold the same cases.
     """
@@ -91,12 +93,17 @@ def compare(
     margin = default_delta(primary) if delta is None else delta
     warnings = _warnings(rows, scores, len(drawn.patients))
     ordered = sorted(scores, key=lambda name: (_order(scores[name].point, metric), name))
+    pairs = _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin)
+    if has_delong(metric, reference):
+        questions = frozen_questions(reference, metric)
+        for pair in pairs:
+            pair["p_delong"] = defined_or_none(delong_p_value(rows[pair["a"]], rows[pair["b"]], metric, questions))
     return {
         "primary": primary,
         "delta": margin,
         "greater_is_better": metric.greater_is_better,
         "models": _ranked(ordered, scores, metric=metric, confidence=confidence, warnings=warnings),
-        "pairs": _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin),
+        "pairs": pairs,
         "best": ordered[0],
         "warnings": warnings,
     }

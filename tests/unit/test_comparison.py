@@ -45,6 +45,13 @@ def test_a_model_and_its_copy_are_named_as_tied():
     assert ties == {"model": ["ensemble"], "ensemble": ["model"], "other": []}
 
 
+def test_an_auroc_is_cross_checked_by_delong():
+    models = {"strong": planted(skill=2.5, rng=1, patients=200), "weak": planted(skill=1.0, rng=2, patients=200)}
+    (pair,) = compare(models, **{**SETTINGS, "primary": "auroc_macro"})["pairs"]
+    assert pair["a"] == "strong" and pair["p_delong"] < 0.001 and pair["p"] < 0.01
+    assert "p_delong" not in compare(models, **SETTINGS)["pairs"][0]
+
+
 def test_few_patients_are_inconclusive_not_equal():
     models = {"a": planted(rng=1, patients=40), "b": planted(rng=2, patients=40)}
     (pair,) = compare(models, **SETTINGS)["pairs"]

@@ -41,6 +41,7 @@ SHARED = (
     "archbench.delong",
     "archbench.significance",
     "archbench.statistics",
+    "archbench.auroc_tests",
     "archbench.out_of_fold",
     "archbench.recalibration",
     "archbench.reliability",
@@ -75,7 +76,7 @@ TORCH_FREE = (
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
-    *("prediction_files", "case_comparison"),
+    *("prediction_files", "case_comparison", "auroc_tests"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 
