@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 import numpy as np
 import torch
-
-from archbench.models.building import NormalizedNetwork
+from torch import nn
 
 
 def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return cached images as uint8 pixels (B, 3, H, W) on a device.
+    """Return cached images as uint8 pixels (B, 3, H, W) on a device, or features (B, F) as they are.
 
     Args:
-        images: The cache, uint8, shape (N, H, W, 3), memory-mapped.
+        images: The cache, memory-mapped: images, uint8, shape (N, H, W, 3), or features, float32, shape (N, F).
         rows: Rows of the cache, shape (B,).
     """
     batch = torch.from_numpy(np.ascontiguousarray(images[rows]))
-    return batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    batch = batch.to(device, non_blocking=True)
+    return batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
 
 
 @torch.no_grad()
 def predict_logits(
-    network: NormalizedNetwork,
+    network: nn.Module,
     images: np.ndarray,
     rows: np.ndarray,
     *,
@@ -31,11 +34,19 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the logits of cached images, float32, shape (B, K); the network is left in evaluation mode."""
     network.eval()
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        batch = to_batch(images, rows[start : start + batch_size], device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            parts.append(network(batch).float().cpu().numpy())
+    parts: list[np.ndarray] = []
+    start = 0
+    while start < len(rows):
+        try:
+            batch = to_batch(images, rows[start : start + batch_size], device)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                parts.append(network(batch).float().cpu().numpy())
+            start += batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = math.ceil(batch_size / 2)
+            print(f"out of memory: evaluating {batch_size} images per pass", file=sys.stderr, flush=True)
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())

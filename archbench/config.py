@@ -43,13 +43,27 @@ class Study(StudyFile):
         entry = self.models[model]
         return int(entry.image_size or ARCHITECTURES.get(entry.architecture).image_size)
 
-    def training_of(self, model: str, dataset: str) -> Training:
-        """The recipe of a model on a dataset: defaults, its own overrides, the task's loss and metric."""
-        merged = _merge(self.training.model_dump(), self.models[model].training)
+    def training_of(self, model: str, dataset: str, tuned: Mapping[str, Any] | None = None) -> Training:
+        """The recipe of a model on a dataset: defaults, its own overrides, the task's loss and metric.
+
+        Args:
+            tuned: Values that a hyper-parameter search has found; they come last.
+        """
+        merged = _merge(_merge(self.training.model_dump(), self.models[model].training), tuned or {})
         task = TASKS[self.datasets[dataset].task]
         merged["loss"] = merged["loss"] or task.default_loss
+        if merged["flips"] == "auto":
+            merged["flips"] = "none" if task.laterality else "both"
         merged["early_stopping"]["metric"] = merged["early_stopping"]["metric"] or task.primary
         return Training.model_validate(merged)
+
+    def caches_features(self, model: str, dataset: str) -> bool:
+        """Whether the head of a model trains on cached features: a frozen backbone whose images never change."""
+        recipe, preprocessing = self.training_of(model, dataset), self.datasets[dataset].preprocessing
+        same_images = recipe.augmentation == "none" and not recipe.mixup and not recipe.cutmix
+        same_images = same_images and (preprocessing.clahe is None or recipe.clahe_probability == 0)
+        started = self.models[model].weights != "none"  # random weights differ from seed to seed
+        return recipe.cache_features and recipe.freeze == "backbone" and same_images and started
 
     def fold_numbers(self, dataset: str) -> list[int]:
         """Folds of a dataset: a holdout or given split is fold 0, a given fold column has protocol.folds."""
@@ -299,14 +313,58 @@ def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], 
     except ValidationError as error:
         own = [item for item in error.errors() if item["loc"] and item["loc"][0] in overrides]
         return [_describe(item, within=tuple(place.split(".")), block=Training) for item in own]
+    return (
+        [f"{place}.{text}" for text in _loss_problems(training, tasks)]
+        + [f"{place}.{text}" for text in _freezing_problems(training)]
+        + [f"{place}.{text}" for text in _drawing_problems(training, tasks)]
+        + _early_stopping_problems(place, training, tasks)
+    )
+
+
+def _loss_problems(training: Training, tasks: list[str]) -> list[str]:
+    if training.loss is None:
+        return []
+    if training.loss not in LOSSES.names():
+        return [f"loss: {_unknown(LOSSES, training.loss)}"]
     problems = []
-    if training.loss is not None and training.loss not in LOSSES.names():
-        problems.append(f"{place}.loss: {_unknown(LOSSES, training.loss)}")
+    for task in tasks:
+        fitting = losses_of(task)
+        if training.loss not in fitting:
+            problems.append(f"loss: '{training.loss}' doesn't fit the task {task} (fitting: {', '.join(fitting)})")
+    return problems
+
+
+def losses_of(task: str) -> list[str]:
+    """Return the names of the losses that can train a task."""
+    entry = TASKS[task]
+    ordered = entry.decision == "expected_grade"
+    return [name for name in LOSSES.names() if LOSSES.get(name).fits(entry.outputs, ordered=ordered)]
+
+
+def _freezing_problems(training: Training) -> list[str]:
+    problems = []
+    if training.freeze == "backbone" and training.freeze_epochs:
+        problems.append("freeze_epochs: has no effect beside freeze: backbone, which is for good; remove one of them")
+    if training.freeze == "backbone" and training.unfreeze == "progressive":
+        problems.append("unfreeze: has no effect beside freeze: backbone, which is for good; remove one of them")
+    elif training.unfreeze == "progressive" and not training.freeze_epochs:
+        problems.append("unfreeze: progressive needs freeze_epochs of at least 1, else nothing is frozen at first")
     if training.freeze_epochs >= training.epochs:
         problems.append(
-            f"{place}.freeze_epochs: {training.freeze_epochs} leaves none of {training.epochs} epochs to the backbone"
+            f"freeze_epochs: {training.freeze_epochs} leaves none of {training.epochs} epochs to the backbone"
         )
-    return problems + _early_stopping_problems(place, training, tasks)
+    return problems
+
+
+def _drawing_problems(training: Training, tasks: list[str]) -> list[str]:
+    problems = []
+    for task in tasks:
+        outputs = TASKS[task].outputs
+        if training.sampler == "balanced" and outputs == "value":
+            problems.append(f"sampler: balanced needs classes or labels, which the task {task} has not")
+        if training.cutmix and outputs == "zones":
+            problems.append(f"cutmix: would paste over zones of the task {task}, whose places count; use mixup")
+    return problems
 
 
 def _early_stopping_problems(place: str, training: Training, tasks: list[str]) -> list[str]:

@@ -1,28 +1,48 @@
-"""Optimizer, learning rate, batches and weight average of a training: how each step is taken."""
+"""Optimizer, learning rate and weight average of a training: how each step is taken."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from archbench.settings import Training
 
+# OneCycle: where it starts and ends as a share of the peak, and how long it rises.
+ONE_CYCLE_START, ONE_CYCLE_END, ONE_CYCLE_RISE = 1 / 25, 1 / 25e4, 0.1
 
-def build_optimizer(network: torch.nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return the optimizer; weight decay is not applied to biases and norms (tensors of one dimension)."""
-    named = list(network.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+
+def build_optimizer(
+    stages: Sequence[tuple[str, list[torch.nn.Parameter]]], settings: Training
+) -> torch.optim.Optimizer:
+    """Return the optimizer; weight decay is not applied to biases and norms (tensors of one dimension).
+
+    Args:
+        stages: Parameters from input to head; each stage's rate is `layer_decay` times that of the next.
+    Source:
+        Layer-wise decay: Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2021.
+    """
+    groups: list[dict[str, Any]] = []
+    for depth, (_, parameters) in enumerate(reversed(stages)):
+        scale = settings.layer_decay**depth
+        for decays in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) is decays]
+            if chosen:
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "lr": settings.lr * scale, "lr_scale": scale})
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[settings.optimizer](groups, lr=settings.lr)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of the last stage; the others follow by their scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
 
 
 def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
@@ -35,9 +55,13 @@ def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
     warmup = settings.warmup_epochs
     if warmup and epoch <= warmup:
         return lr * max(epoch, 0.05) / warmup
+    share = min(1.0, (epoch - warmup) / max(1, settings.epochs - warmup))
     if settings.schedule == "cosine":
-        share = min(1.0, (epoch - warmup) / max(1, settings.epochs - warmup))
-        return floor + (lr - floor) * 0.5 * (1 + math.cos(math.pi * share))
+        return _cosine(lr, floor, share)
+    if settings.schedule == "one_cycle":
+        if share < ONE_CYCLE_RISE:
+            return _cosine(lr * ONE_CYCLE_START, lr, share / ONE_CYCLE_RISE)
+        return _cosine(lr, lr * ONE_CYCLE_END, (share - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE))
     if settings.schedule == "step":
         steps = int(max(0.0, math.ceil(epoch - warmup) - 1) // settings.step_epochs)
         return float(lr * settings.step_factor**steps)
@@ -46,14 +70,9 @@ def epoch_lr(epoch: float, settings: Training, *, factor: float = 1.0) -> float:
     return lr
 
 
-def epoch_batches(n: int, batch_size: int, *, generator: np.random.Generator) -> list[np.ndarray]:
-    """Return shuffled positions 0..n-1 in batches of nearly equal size, so that none is left with one image.
-
-    Batch norm can't do with a single image; of an odd number in batches of two, one batch gets three.
-    """
-    order = generator.permutation(n)
-    count = math.ceil(n / batch_size)
-    return np.array_split(order, count if batch_size == 1 else max(1, min(count, n // 2)))
+def _cosine(start: float, end: float, share: float) -> float:
+    """Return the way from start to end along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def average_share(step: int, horizon: float) -> float:

@@ -101,40 +101,88 @@ class EarlyStopping(Settings):
     min_delta: float = Field(0.0, ge=0, description="Smallest gain that counts as a new best.")
 
 
+class AsymmetricLoss(Settings):
+    """Numbers of the loss `asl`."""
+
+    gamma_negative: float = Field(4.0, ge=0, description="Focusing exponent of negatives.")
+    gamma_positive: float = Field(1.0, ge=0, description="Focusing exponent of positives.")
+    clip: float = Field(0.05, ge=0, lt=1, description="Probability up to which a negative costs nothing.")
+
+
 class Training(Settings):
     """Recipe of one model. A model entry may override every key."""
 
     loss: str | None = Field(None, description="Loss; default: the task's.")
     focal_gamma: float = Field(2.0, ge=0, description="Focusing exponent of the focal loss.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Smoothing of the targets.")
+    focal_alpha: float | None = Field(
+        None, gt=0, lt=1, description="Weight of the positive side in the focal loss of labels; unset: no balance."
+    )
+    asl: AsymmetricLoss = Field(default_factory=AsymmetricLoss)
+    huber_delta: float = Field(1.0, gt=0, description="Error from which the loss huber grows linearly.")
+    ungradable_weight: float = Field(
+        0.3, ge=0, le=1, description="Weight of ungradable zones (the last class of a zones task); 0 masks them."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Smoothing of the targets; labels: t (1 - a) + a / 2.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="SGD runs with `momentum`.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (sgd).")
     lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor of the rate from each stage to the one before it; 1: one rate for all."
+    )
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay, not applied to biases and norms.")
-    schedule: Literal["cosine", "step", "plateau", "constant"] = Field("cosine", description="Of the learning rate.")
+    schedule: Literal["cosine", "step", "plateau", "one_cycle", "constant"] = Field(
+        "cosine", description="Of the learning rate; one_cycle rises for a tenth of the epochs, then falls to nothing."
+    )
     min_lr_ratio: float = Field(0.01, ge=0, le=1, description="Floor of cosine and plateau, as a share of lr.")
     step_epochs: int = Field(10, ge=1, description="Epochs between two steps (step), or without gain (plateau).")
     step_factor: float = Field(0.1, gt=0, lt=1, description="Factor of one step (step, plateau).")
-    warmup_epochs: int = Field(0, ge=0, description="Epochs with a linearly rising rate.")
+    warmup_epochs: int = Field(0, ge=0, description="Epochs with a linearly rising rate, before any schedule.")
     epochs: int = Field(30, ge=1, description="Epochs at most.")
-    batch_size: int = Field(8, ge=1, description="Images per step.")
+    batch_size: int = Field(
+        8, ge=1, description="Images per pass; halved, with more passes per update, where memory runs out."
+    )
+    accumulation_steps: int = Field(
+        1, ge=1, description="Passes per update: the gradient is that of batch_size x accumulation_steps images."
+    )
     eval_batch_size: int = Field(32, ge=1, description="Images per step of validation and prediction.")
     grad_clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null leaves it alone.")
     average_epochs: float = Field(
         1.0, ge=0, description="Horizon, in epochs, of the running average of the weights that is validated; 0: none."
     )
+    freeze: Literal["none", "backbone"] = Field(
+        "none", description="backbone: only the head is ever trained, normalisation statistics at rest."
+    )
+    cache_features: bool = Field(
+        True, description="freeze: backbone with augmentation: none and pretrained weights: one pass, cached for all."
+    )
     freeze_epochs: int = Field(0, ge=0, description="Epochs in which only the head is trained, the backbone at rest.")
+    unfreeze: Literal["all", "progressive"] = Field(
+        "all", description="After freeze_epochs: the whole backbone at once, or stage by stage from the head."
+    )
+    unfreeze_every: int = Field(1, ge=1, description="Epochs between two stages (unfreeze: progressive).")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the last layer.")
+    sampler: Literal["uniform", "balanced"] = Field(
+        "uniform", description="balanced: rare classes or labels are drawn as often as frequent ones."
+    )
     augmentation: Literal["none", "light", "strong"] = Field(
         "light", description="Drawn anew for each image and epoch."
     )
-    flips: Literal["none", "horizontal", "both"] = Field(
-        "both", description="Mirroring within augmentation; none where left and right matter."
+    flips: Literal["auto", "none", "horizontal", "both"] = Field(
+        "auto", description="Mirroring within augmentation; auto: both, but none for tasks where left and right matter."
+    )
+    mixup: float = Field(0.0, ge=0, description="Blend pairs of images, share from Beta(a, a); 0: off.")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="Paste a rectangle of another image, area from Beta(a, a); 0: off. Beside mixup: by turns.",
     )
     clahe_probability: float = Field(0.7, ge=0, le=1, description="Share of CLAHE images (preprocessing.clahe).")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 or fp16 on CUDA, fp32 elsewhere."
     )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory; costs time.")
+    channels_last: bool = Field(False, description="Channels-last memory layout of images and weights.")
+    compile: bool = Field(False, description="torch.compile the training pass; needs a C++ compiler on a CPU.")
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
 
 

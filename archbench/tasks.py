@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from archbench.registry import suggest
+
+Outputs = Literal["classes", "labels", "zones", "value"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,9 @@ class Task:
         metrics: All reported metrics, in the order of the report.
         default_loss: Loss when the study names none.
         decision: How probabilities become a class: argmax, or expected_grade (ordered classes).
+        outputs: What the logits are. classes: one softmax over the classes; labels: one sigmoid per label; zones:
+            one softmax per zone, logits in C order of (zone, class); value: a number in the target's unit.
+        laterality: Left and right mean different things, so mirroring is off unless the study asks for it.
     """
 
     name: str
@@ -24,6 +30,8 @@ class Task:
     metrics: tuple[str, ...]
     default_loss: str
     decision: str
+    outputs: Outputs = "classes"
+    laterality: bool = False
 
 
 TASKS: dict[str, Task] = {

@@ -8,16 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import provenance, write_json, write_text
+from archbench.artifacts import provenance, read_json, write_json, write_text
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study, settings_hash
-from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     import argparse
 
-    from archbench.training import TrainingResult
+    from archbench.settings import Training
+    from archbench.training_run import Trained
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", required=True)
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--weights", help="safetensors file to start from")
+    parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
+    parser.add_argument("--tuned", help="result of the hyper-parameter search whose values override the recipe")
     parser.add_argument("--state", required=True, help="where the resumable state is kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--best", required=True, help="weights to write (safetensors)")
@@ -47,77 +49,56 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
-    from archbench import devices, training
     from archbench.models import building, weights
+    from archbench.training import history_csv
+    from archbench.training_run import Job, run_training
 
-    model, dataset = study.models[arguments.model], study.datasets[arguments.dataset]
-    settings = study.training_of(arguments.model, arguments.dataset)
-    size = study.image_size(arguments.model)
-    devices.prepare_torch(threads=arguments.threads)
-    device = devices.resolve_device(study.compute.device)
-    dtype = devices.resolve_precision(settings.precision, device)
-    training.seed_start(arguments.seed)
-    network = building.build_network(
-        model.architecture,
-        num_classes=len(cases.classes),
-        image_size=size,
-        dropout=settings.dropout,
-        normalization=dataset.preprocessing.normalization,
-    )
-    if arguments.weights:
-        head = building.head_name(network)
-        report = weights.load_weights(network.network, arguments.weights, head=head, same_head=False)
-        weights.print_report(report, arguments.weights)
-    state = Path(arguments.state)
-    result = training.train(
-        network,
-        _training_data(cases, arguments.fold),
-        settings=settings,
+    model = study.models[arguments.model]
+    recipe = _recipe(study, arguments)
+    job = Job(
+        model=model,
+        dataset=study.datasets[arguments.dataset],
+        recipe=recipe,
+        image_size=study.image_size(arguments.model),
         seed=arguments.seed,
-        device=device,
-        dtype=dtype,
-        decision=TASKS[dataset.task].decision,
-        state_path=state,
-        identity=_identity(study, cases, arguments),
+        weights=arguments.weights,
+        device=study.compute.device,
+        threads=arguments.threads,
     )
-    weights.save_weights(network.network, arguments.best, {"architecture": model.architecture})
-    write_text(arguments.history, training.history_csv(result.history))
-    described = _describe(study, arguments, result, devices.device_name(device), str(dtype).removeprefix("torch."))
-    described |= {"parameters": building.count_parameters(network), "image_size": size}
+    trained = run_training(
+        job,
+        cases,
+        (cases.part(arguments.fold, "train"), cases.part(arguments.fold, "val")),
+        state_path=Path(arguments.state),
+        identity=_identity(study, recipe, cases, arguments),
+        features=arguments.features,
+    )
+    weights.save_weights(trained.network.network, arguments.best, {"architecture": model.architecture})
+    write_text(arguments.history, history_csv(trained.result.history))
+    described = _describe(study, recipe, arguments, trained)
+    described |= {"parameters": building.count_parameters(trained.network), "image_size": job.image_size}
     write_json(arguments.settings, described)
-    state.unlink(missing_ok=True)
+    Path(arguments.state).unlink(missing_ok=True)
 
 
-def _training_data(cases: Cases, fold: int) -> Any:
-    from archbench.training import TrainingData
-
-    train, val = cases.part(fold, "train").known(), cases.part(fold, "val").known()
-    return TrainingData(
-        images=cases.cache.images,
-        clahe=cases.cache.clahe,
-        train_rows=train.rows,
-        train_targets=train.y_true,
-        val_rows=val.rows,
-        val_targets=val.y_true,
-        num_classes=len(cases.classes),
-    )
+def _recipe(study: Study, arguments: argparse.Namespace) -> Training:
+    """The recipe of the study, with the values that the search found for this fold."""
+    overrides = read_json(arguments.tuned)["training"] if arguments.tuned else {}
+    return study.training_of(arguments.model, arguments.dataset, overrides)
 
 
-def _identity(study: Study, cases: Cases, arguments: argparse.Namespace) -> str:
+def _identity(study: Study, recipe: Training, cases: Cases, arguments: argparse.Namespace) -> str:
     """Hash of all that decides the weights, so that a state of other settings, data or code is not used."""
     model = study.models[arguments.model].model_dump()
-    recipe = study.training_of(arguments.model, arguments.dataset).model_dump()
     data = [cases.part(arguments.fold, split).case_ids.tolist() for split in ("train", "val")]
+    targets = cases.targets.tolist()
     return settings_hash(
-        [model, recipe, data, cases.sha256.tolist(), cases.targets.tolist(), arguments.seed, arguments.code]
+        [model, recipe.model_dump(), data, cases.sha256.tolist(), targets, arguments.seed, arguments.code]
     )
 
 
-def _describe(
-    study: Study, arguments: argparse.Namespace, result: TrainingResult, device: str, precision: str
-) -> dict[str, Any]:
-    model = study.models[arguments.model]
-    recipe = study.training_of(arguments.model, arguments.dataset)
+def _describe(study: Study, recipe: Training, arguments: argparse.Namespace, trained: Trained) -> dict[str, Any]:
+    model, result = study.models[arguments.model], trained.result
     return {
         "provenance": provenance(
             study=study.study,
@@ -125,7 +106,7 @@ def _describe(
             model=arguments.model,
             config_hash=study.hash,
             code=arguments.code,
-            device=device,
+            device=trained.device,
         ),
         "architecture": model.architecture,
         "weights": model.weights,
@@ -134,11 +115,14 @@ def _describe(
         "best_value": result.best_value,
         "metric": result.metric,
         "train_seconds": result.seconds,
-        "device": device,
-        "precision": precision,
+        "device": trained.device,
+        "precision": trained.precision,
         "class_weights": result.class_weights,
         "stopped_early": result.stopped_early,
         "resumed_from": result.resumed_from,
+        "images_per_pass": result.pass_size,
+        "cached_features": bool(arguments.features),
+        "tuned": bool(arguments.tuned),
         "training": recipe.model_dump(),
     }
 

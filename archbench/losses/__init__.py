@@ -1,1 +1,1 @@
-"""Losses by name, one per file. Each is a factory that takes class weights and the recipe's numbers."""
+"""Losses by name, one per file. Each is a factory that takes the recipe's numbers and gives cell values and weights."""

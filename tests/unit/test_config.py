@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from archbench.config import ConfigError, Study, load_study, parse_study
 from archbench.settings import Dataset, EarlyStopping, Model, StudyFile, Training
+from archbench.tasks import TASKS
 from scripts import generate_docs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -58,10 +60,13 @@ LEGAL: dict[str, Any] = {
     "training.loss": "focal",
     "training.early_stopping.metric": "accuracy",
     "training.early_stopping.mode": "max",
+    "training.flips": "none",
     "inference.batch_sizes": [2],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
 }
+# Keys that are legal beside others alone.
+COMPANIONS: dict[str, dict[str, Any]] = {"unfreeze": {"freeze_epochs": 1}}
 
 
 def base(**changes: Any) -> dict[str, Any]:
@@ -152,6 +157,8 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
     value = another_value(".".join(path), field.annotation, follow(before, path))
     assert value != follow(before, path)
     changed = base(**{"__".join(path): value})
+    for key, companion in COMPANIONS.get(path[-1], {}).items():
+        changed["training"][key] = companion
     if path[-1] == "format":
         del changed["datasets"]["eyes"]["columns"]
     after = parse(changed)
@@ -162,7 +169,7 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
 def test_the_walk_reaches_every_block() -> None:
     reached = {path[-1] for path, _ in KEYS}
     for block in [Training, EarlyStopping, Model, *blocks_in(Dataset.model_fields["preprocessing"].annotation)]:
-        assert set(block.model_fields) - {"early_stopping"} <= reached
+        assert set(block.model_fields) - {"early_stopping", "asl"} <= reached
 
 
 @pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])
@@ -186,7 +193,9 @@ def test_a_model_overrides_every_training_key(path: tuple[str, ...], field: Any)
         study = parse(base(models__small__training={"early_stopping": value}))
         assert study.training_of("small", "drawn").early_stopping.mode == "min"
         return
-    study = parse(base(**{"__".join(("models", "small", "training", *path)): value}))
+    content = base(**{"__".join(("models", "small", "training", *path)): value})
+    content["models"]["small"]["training"].update(COMPANIONS.get(path[-1], {}))
+    study = parse(content)
     assert follow(study.training_of("small", "drawn"), path) == value
     assert follow(study.training, path) == follow(parse(base()).training, path)  # the default is left alone
 
@@ -501,3 +510,56 @@ def test_every_key_stands_in_the_reference() -> None:
     text = (CHECKOUT / "config" / "README.md").read_text(encoding="utf-8")
     for path, _ in KEYS:
         assert f"`{path[-1]}`" in text or f".{path[-1]}`" in text, f"{'.'.join(path)} is missing: run make docs"
+
+
+@pytest.mark.parametrize(
+    ("loss", "fits"),
+    [("bce", False), ("asl", False), ("mse", False), ("cumulative_link", True), ("weighted_focal", True)],
+)
+def test_a_loss_must_fit_the_task(loss: str, fits: bool) -> None:
+    content = base(training__loss=loss)
+    if fits:
+        assert parse(content).training_of("small", "drawn").loss == loss
+    else:
+        problem = only_problem(content)
+        assert problem.startswith(f"training.loss: '{loss}' doesn't fit the task ordinal (fitting: cross_entropy, ")
+        assert "cumulative_link" in problem and "bce" not in problem.partition("fitting")[2]
+
+
+def test_an_ordinal_loss_needs_an_order() -> None:
+    content = base(training__loss="cumulative_link")
+    for dataset in content["datasets"].values():
+        dataset["task"] = "multiclass"
+    assert "cumulative_link' doesn't fit the task multiclass" in only_problem(content)
+
+
+@pytest.mark.parametrize(
+    ("training", "place"),
+    [
+        ({"freeze": "backbone", "freeze_epochs": 2}, "training.freeze_epochs: has no effect beside freeze"),
+        ({"freeze": "backbone", "unfreeze": "progressive"}, "training.unfreeze: has no effect beside freeze"),
+        ({"unfreeze": "progressive"}, "training.unfreeze: progressive needs freeze_epochs"),
+    ],
+)
+def test_freezing_that_does_nothing_is_refused(training: dict[str, Any], place: str) -> None:
+    """Fault of S2: progressive unfreezing was accepted and did nothing."""
+    assert only_problem(base(**{f"training__{key}": value for key, value in training.items()})).startswith(place)
+
+
+def test_flips_are_off_by_default_where_left_and_right_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(base()).training_of("small", "drawn").flips == "both"
+    monkeypatch.setitem(TASKS, "ordinal", dataclasses.replace(TASKS["ordinal"], laterality=True))
+    assert parse(base()).training_of("small", "drawn").flips == "none"
+    assert parse(base(training__flips="horizontal")).training_of("small", "drawn").flips == "horizontal"
+
+
+def test_features_are_cached_for_a_frozen_pretrained_backbone_whose_images_never_change() -> None:
+    def caches(weights: str = "imagenet", **training: Any) -> bool:
+        content = base(models__small__architecture="resnet18", models__small__weights=weights)
+        content["models"]["small"]["training"] = {"freeze": "backbone", "augmentation": "none", **training}
+        return parse(content).caches_features("small", "drawn")
+
+    assert caches()
+    for change in ({"augmentation": "light"}, {"mixup": 0.2}, {"cache_features": False}, {"freeze": "none"}):
+        assert not caches(**change), change
+    assert not caches(weights="none")

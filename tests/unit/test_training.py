@@ -16,20 +16,12 @@ from torch import nn
 from archbench.artifacts import softmax
 from archbench.batches import predict_logits
 from archbench.losses.loss import balanced_class_weights
-from archbench.models.building import NormalizedNetwork
-from archbench.optimization import average_share
+from archbench.models.building import NormalizedNetwork, parameter_stages
+from archbench.optimization import average_share, build_optimizer, epoch_lr
 from archbench.registry import METRICS
+from archbench.sampling import epoch_batches
 from archbench.settings import Training
-from archbench.training import (
-    TrainingData,
-    TrainingError,
-    TrainingResult,
-    build_optimizer,
-    epoch_batches,
-    epoch_lr,
-    history_csv,
-    train,
-)
+from archbench.training import TrainingData, TrainingError, TrainingResult, history_csv, train
 
 SIDE, CLASSES = 32, 3
 CPU = torch.device("cpu")
@@ -77,9 +69,9 @@ def tiny_data(*, n_train: int = 41, n_val: int = 30, clahe: bool = False) -> Tra
         images=images,
         clahe=255 - images if clahe else None,
         train_rows=np.arange(n_train),
-        train_targets=targets[:n_train],
+        train_targets=targets[:n_train, None].astype(float),
         val_rows=np.arange(n_train, n_train + n_val),
-        val_targets=targets[n_train:],
+        val_targets=targets[n_train:, None].astype(float),
         num_classes=CLASSES,
     )
 
@@ -152,7 +144,9 @@ def test_the_best_epoch_is_kept_and_used_not_the_last(tmp_path: Path) -> None:
     assert equal(returned, seen[1])
     assert not equal(returned, seen[-1])
     logits = predict_logits(network, data.images, data.val_rows, batch_size=7, device=CPU)
-    assert METRICS.get("qwk").value(softmax(logits), data.val_targets) == pytest.approx(result.best_value)
+    assert METRICS.get("qwk").value(softmax(logits), data.val_targets[:, 0].astype(int)) == pytest.approx(
+        result.best_value
+    )
     assert result.best_value == max(row["val_qwk"] for row in result.history)
     assert result.history[-1]["val_qwk"] < result.best_value
 
@@ -254,9 +248,9 @@ def test_a_metric_that_is_never_defined_names_the_remedy(tmp_path: Path) -> None
 def test_class_weights_come_from_the_training_part_alone(tmp_path: Path) -> None:
     data = tiny_data()
     result = run(tmp_path / "state", data=data, epochs=1).result
-    expected = balanced_class_weights(data.train_targets, num_classes=CLASSES)
+    expected = balanced_class_weights(data.train_targets[:, 0].astype(int), num_classes=CLASSES)
     np.testing.assert_allclose(result.class_weights, expected)
-    everyone = np.concatenate([data.train_targets, data.val_targets])
+    everyone = np.concatenate([data.train_targets, data.val_targets])[:, 0].astype(int)
     assert not np.allclose(result.class_weights, balanced_class_weights(everyone, num_classes=CLASSES))
     assert run(tmp_path / "plain", data=data, epochs=1, loss="cross_entropy").result.class_weights is None
 
@@ -369,7 +363,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_biases_and_norms_dont_decay(optimizer: str) -> None:
     network = tiny_network()
-    built = build_optimizer(network, recipe(optimizer=optimizer, weight_decay=0.1))
+    built = build_optimizer(parameter_stages(network), recipe(optimizer=optimizer, weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in built.param_groups for p in group["params"]}
     for name, parameter in network.named_parameters():
         assert decay[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name

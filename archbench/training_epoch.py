@@ -1,0 +1,195 @@
+"""One epoch of training: draw, augment, mix, forward, backward, step."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from archbench.augmentation import augment
+from archbench.batches import to_batch
+from archbench.freezing import Stages, open_stages, set_trainable
+from archbench.losses.loss import LossFunction, mean_of
+from archbench.mixing import Mix, blend, draw_mix
+from archbench.optimization import average_share, average_weights, epoch_lr, set_lr
+from archbench.sampling import epoch_batches, split_evenly
+
+if TYPE_CHECKING:
+    from archbench.settings import Training
+
+LARGE_PRIME = 1_000_003
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The cached inputs and the rows of both parts.
+
+    Attributes:
+        images: Images, uint8, shape (N, S, S, 3), or features, float32, shape (N, F); memory-mapped.
+        clahe: The images after contrast equalisation, used for training alone; None without.
+        train_rows, val_rows: Rows of the cache.
+        train_targets, val_targets: Targets of these rows, float64, shape (n, L), NaN where unknown.
+        num_classes: Length of the fixed class list.
+        outputs: What the logits are: classes, labels, zones or value.
+    """
+
+    images: np.ndarray
+    clahe: np.ndarray | None
+    train_rows: np.ndarray
+    train_targets: np.ndarray
+    val_rows: np.ndarray
+    val_targets: np.ndarray
+    num_classes: int
+    outputs: str = "classes"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What stays the same over the epochs of one training.
+
+    Attributes:
+        network: The weights that are trained; `averaged` is their running average.
+        forward: The network, compiled if asked for.
+        stages: Its parameters from input to head.
+        sampling: Probability of each training case; None draws each once per epoch.
+    """
+
+    network: nn.Module
+    averaged: nn.Module
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    stages: Stages
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loss: LossFunction
+    data: TrainingData
+    sampling: np.ndarray | None
+    settings: Training
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def train_epoch(trainer: Trainer, *, epoch: int, factor: float, pass_size: int) -> tuple[float, int]:
+    """Train for one epoch; its draws follow from seed and epoch alone.
+
+    Args:
+        factor: Product of the plateau's reductions so far.
+        pass_size: Images per forward pass.
+    Returns:
+        The mean loss, and the pass size that fitted into the memory.
+    Raises:
+        TrainingError: If the loss is not finite, or not even one image fits into the memory.
+    """
+    settings, data = trainer.settings, trainer.data
+    n_open = open_stages(epoch, len(trainer.stages), settings)
+    set_trainable(trainer.network, trainer.stages, n_open=n_open)
+    draws = np.random.default_rng([trainer.seed, epoch])
+    generator = torch.Generator().manual_seed(trainer.seed * LARGE_PRIME + epoch)
+    updates = epoch_batches(
+        len(data.train_rows),
+        settings.batch_size * settings.accumulation_steps,
+        generator=draws,
+        weights=trainer.sampling,
+    )
+    total, weight = (torch.zeros((), device=trainer.device) for _ in range(2))
+    for step, positions in enumerate(updates):
+        set_lr(trainer.optimizer, epoch_lr(epoch - 1 + (step + 1) / len(updates), settings, factor=factor))
+        values, weights, pass_size = _update_within_memory(trainer, positions, draws, generator, pass_size)
+        total += values
+        weight += weights
+        steps_done = (epoch - 1) * len(updates) + step
+        share = average_share(steps_done, settings.average_epochs * len(updates))
+        average_weights(trainer.averaged, trainer.network, share=share)
+    mean = float(mean_of(total, weight))
+    if not math.isfinite(mean):
+        raise TrainingError(f"the training loss is {mean} in epoch {epoch}: lower training.lr (now {settings.lr:g})")
+    return mean, pass_size
+
+
+def _update_within_memory(
+    trainer: Trainer, positions: np.ndarray, draws: np.random.Generator, generator: torch.Generator, pass_size: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Take one step; where memory runs out, with smaller passes that make the same step."""
+    while True:
+        try:
+            return (*_update(trainer, split_evenly(positions, pass_size), draws, generator), pass_size)
+        except torch.OutOfMemoryError:
+            if pass_size == 1:
+                raise TrainingError(
+                    "out of memory with a single image per pass: lower image_size, or set "
+                    "training.gradient_checkpointing: true"
+                ) from None
+        trainer.optimizer.zero_grad(set_to_none=True)
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        pass_size = max(1, math.ceil(min(pass_size, len(positions)) / 2))
+        print(
+            f"out of memory: going on with {pass_size} images per pass; an update still takes "
+            f"{trainer.settings.batch_size * trainer.settings.accumulation_steps}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _update(
+    trainer: Trainer, passes: list[np.ndarray], draws: np.random.Generator, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take one step of the optimizer over several passes; return the sums of loss values and of weights.
+
+    The weight of all passes is known before the first one, so that their gradients add up to that of one batch.
+    """
+    settings, loss, optimizer, scaler = trainer.settings, trainer.loss, trainer.optimizer, trainer.scaler
+    targets = [torch.from_numpy(trainer.data.train_targets[p]).float().to(trainer.device) for p in passes]
+    size = trainer.data.images.shape[1]
+    mixes = [draw_mix(len(p), mixup=settings.mixup, cutmix=settings.cutmix, size=size, generator=draws) for p in passes]
+    weight = torch.stack([blend(m, loss.weights, t).sum() for m, t in zip(mixes, targets, strict=True)]).sum()
+    total = torch.zeros((), device=trainer.device)
+    optimizer.zero_grad(set_to_none=True)
+    for positions, mix, target in zip(passes, mixes, targets, strict=True):
+        images = training_batch(trainer, positions, mix, draws, generator)
+        with torch.autocast(trainer.device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
+            logits = trainer.forward(images)
+            values = blend(mix, partial(loss.cells, logits), target).sum()
+        scaler.scale(mean_of(values, weight)).backward()
+        total += values.detach()
+    if settings.grad_clip is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.grad_clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return total, weight
+
+
+def training_batch(
+    trainer: Trainer,
+    positions: np.ndarray,
+    mix: Mix | None,
+    draws: np.random.Generator,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Return the augmented and mixed inputs at some positions of the training part."""
+    data, settings = trainer.data, trainer.settings
+    rows = data.train_rows[positions]
+    images = to_batch(data.images, rows, trainer.device).float()
+    if images.ndim == 2:  # features of a frozen backbone
+        return images
+    if data.clahe is not None:
+        chosen = np.flatnonzero(draws.random(len(rows)) < settings.clahe_probability)
+        if len(chosen):
+            picked = torch.from_numpy(chosen).to(trainer.device)
+            images[picked] = to_batch(data.clahe, rows[chosen], trainer.device).float()
+    flips = "both" if settings.flips == "auto" else settings.flips
+    images = augment(images, strength=settings.augmentation, flips=flips, generator=generator)
+    images = images if mix is None else mix.images(images)
+    return images.contiguous(memory_format=torch.channels_last) if settings.channels_last else images
