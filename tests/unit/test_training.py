@@ -93,7 +93,7 @@ class Run:
 
 def run(state: Path, *, seed: int = 7, network: NormalizedNetwork | None = None, **changes: Any) -> Run:
     """Train the tiny network; what `train` itself takes stands beside changes of the recipe."""
-    own = {key: changes.pop(key) for key in ("identity", "on_epoch", "data") if key in changes}
+    own = {key: changes.pop(key) for key in ("identity", "on_epoch", "data", "fixed_epochs") if key in changes}
     settings = recipe(**changes)
     network = network or tiny_network(dropout=settings.dropout)
     data = own.pop("data", None) or tiny_data()
