@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
-from archbench.settings import Dataset, Model, StudyFile, Training
+from archbench.settings import Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
@@ -232,6 +232,14 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         own = _training_problems(place, content.get("training"), model.training, tasks)
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
     problems += _protocol_problems(content.get("protocol"), datasets)
+    if content.get("tuning") is not None:
+        problems += _tuning_problems(content["tuning"], content.get("training"))
+    final = content.get("final")
+    chosen = (final.get("models") if isinstance(final, Mapping) else None) or []
+    known = [name for name, model in models.items() if model.checkpoint is None]
+    problems += [
+        f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
+    ]
     return problems
 
 
@@ -385,6 +393,59 @@ def _early_stopping_problems(place: str, training: Training, tasks: list[str]) -
 def metric_mode(metric: str) -> str:
     """Return "max" or "min": the direction in which a metric improves."""
     return "max" if metric != "loss" and METRICS.get(metric).greater_is_better else "min"
+
+
+def recipe_values(recipe: Training, tuning: Tuning) -> dict[str, Any] | None:
+    """Return a recipe's own value of each searched key, None if the space leaves one of them out."""
+    values = {}
+    for key, space in tuning.space.items():
+        value: Any = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        inside = value in space.choices if space.choices is not None else _between(space.low, value, space.high)
+        if not inside:
+            return None
+        values[key] = value
+    return values
+
+
+def _between(low: Any, value: Any, high: Any) -> bool:
+    return value is not None and low <= value <= high
+
+
+def _tuning_problems(content: Any, defaults: Any) -> list[str]:
+    """Problems of the search space: every value that it may try must be legal in the recipe."""
+    try:
+        tuning = Tuning.model_validate(_plain(content))
+    except ValidationError:
+        return []  # reported by _validate
+    problems = []
+    for key, space in tuning.space.items():
+        place = f"tuning.space.{key}"
+        ends = space.choices if space.choices is not None else [space.low, space.high]
+        if None in ends or not ends:
+            problems.append(f"{place}: give low and high, or choices")
+        elif space.choices is None and not ends[0] < ends[1]:  # type: ignore[operator]
+            problems.append(f"{place}: low {space.low:g} must be below high {space.high:g}")
+        elif space.choices is None and space.log and ends[0] <= 0:  # type: ignore[operator]
+            problems.append(f"{place}.log: needs a low above 0")
+        else:
+            found = [_value_problem(place, key, value, defaults) for value in ends]
+            problems += list(dict.fromkeys(text for text in found if text))
+    return problems
+
+
+def _value_problem(place: str, key: str, value: Any, defaults: Any) -> str | None:
+    override: Any = value
+    for part in reversed(key.split(".")):
+        override = {part: override}
+    base = defaults if isinstance(defaults, Mapping) else {}
+    try:
+        Training.model_validate(_plain(_merge(dict(base), override)))
+    except ValidationError as error:
+        own = [item for item in error.errors() if item["loc"] and item["loc"][0] == key.split(".")[0]]
+        return f"{place}: {_describe(own[0], block=Training)}" if own else None
+    return None
 
 
 def _protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[str]:

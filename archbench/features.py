@@ -17,37 +17,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from archbench.artifacts import ArtifactError, read_json
 from archbench.batches import to_batch
-from archbench.models.building import NormalizedNetwork, head_name
+from archbench.models.building import NormalizedNetwork
+from archbench.registry import ARCHITECTURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class FeatureHead(nn.Module):
-    """The last layer of a network, with the dropout before it, on cached features.
+    """The last layer of a network on cached features.
 
     It is the network's own layer: when it has been trained, so has the network's head.
     """
 
-    def __init__(self, network: NormalizedNetwork, *, dropout: float) -> None:
+    def __init__(self, network: NormalizedNetwork) -> None:
         super().__init__()
         self.head = head_module(network)
-        self.dropout = dropout
-        self.architecture = network.architecture
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K) of features (B, F)."""
-        logits: torch.Tensor = self.head(functional.dropout(features, self.dropout, self.training))
+        logits: torch.Tensor = self.head(features)
         return logits
 
 
 def head_module(network: NormalizedNetwork) -> nn.Module:
     """Return the module of the last layer."""
-    return network.network.get_submodule(head_name(network))
+    return network.network.get_submodule(ARCHITECTURES.get(network.architecture).head)
 
 
 @torch.no_grad()

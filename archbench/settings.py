@@ -196,6 +196,43 @@ class Model(Settings):
     training: dict[str, object] = Field(default_factory=dict, description="Overrides of `training`.")
 
 
+class SearchRange(Settings):
+    """Values that the search may try for one training key."""
+
+    low: int | float | None = Field(None, description="Smallest value; whole numbers at both ends try whole numbers.")
+    high: int | float | None = Field(None, description="Largest value.")
+    log: bool = Field(False, description="Try powers evenly, not values.")
+    choices: list[str | int | float | bool] | None = Field(None, description="The values to choose from, instead.")
+
+
+def default_space() -> dict[str, SearchRange]:
+    """Return what is searched when a study says nothing: rate and weight decay."""
+    return {"lr": SearchRange(low=1e-5, high=1e-2, log=True), "weight_decay": SearchRange(low=1e-6, high=0.1, log=True)}
+
+
+class Tuning(Settings):
+    """Hyper-parameter search, one per model and fold, on that fold's validation part alone."""
+
+    trials: int = Field(50, ge=1, description="Trainings per model and fold, the same for every model.")
+    sampler: Literal["tpe", "random", "cmaes"] = Field("tpe", description="How the next values are chosen.")
+    pruner: Literal["median", "successive_halving", "none"] = Field(
+        "median", description="When a training that lags behind is broken off."
+    )
+    space: dict[str, SearchRange] = Field(
+        default_factory=default_space, description="Training keys (asl.clip for nested ones) and their values."
+    )
+    timeout_min: float | None = Field(None, gt=0, description="Minutes after which a worker starts no new training.")
+    workers: int = Field(1, ge=1, le=64, description="Jobs that share the trainings of one model and fold.")
+    seed: int = Field(0, ge=0, description="Seed of the choices.")
+    apply: bool = Field(True, description="Train with the values found; false only searches (snakemake tune).")
+
+
+class FinalModel(Settings):
+    """Training on all data once a model is chosen (snakemake final_model)."""
+
+    models: list[str] | None = Field(None, description="Models to train on all data; default: all.")
+
+
 class Explain(Settings):
     """Grad-CAM pictures."""
 
@@ -260,6 +297,8 @@ class StudySections(Settings):
 
     protocol: Protocol = Field(default_factory=Protocol)
     training: Training = Field(default_factory=Training)
+    tuning: Tuning | None = Field(None, description="Hyper-parameter search; none unless this section stands.")
+    final: FinalModel = Field(default_factory=FinalModel)
     explain: Explain = Field(default_factory=Explain)
     inference: Inference = Field(default_factory=Inference)
     ensemble: Ensemble = Field(default_factory=Ensemble)

@@ -125,11 +125,6 @@ def train(
     )
 
 
-def seed_start(seed: int) -> None:
-    """Seed the random start weights of a network that is about to be built."""
-    torch.manual_seed(seed)
-
-
 def _validate(trainer: Trainer, metric: str, decision: str) -> tuple[float, float | None]:
     """Return the validation loss and metric of the averaged weights."""
     data, device = trainer.data, trainer.device
@@ -200,7 +195,7 @@ def _report_epoch(
     value, val_loss = row[f"val_{metric}"], row["val_loss"]
     best = " *" if progress.best_epoch == progress.epoch else ""
     waited = progress.epoch - progress.best_epoch
-    patience = f"  patience {waited}/{settings.early_stopping.patience}" if waited else ""
+    patience = f"  patience {waited}/{settings.early_stopping.patience}" if waited and val_loss is not None else ""
     n_open = open_stages(progress.epoch, n_stages, settings)
     frozen = f"  {n_stages - n_open} of {n_stages} stages frozen" if n_open < n_stages else ""
     print(

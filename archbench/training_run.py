@@ -5,75 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from archbench import devices
 from archbench.cases import Cases, Part
 from archbench.features import FeatureHead, open_features
-from archbench.models import building, weights
+from archbench.models.building import NormalizedNetwork
+from archbench.starting import Job, start_network
 from archbench.tasks import TASKS
-from archbench.training import History, TrainingResult, seed_start, train
+from archbench.training import History, TrainingResult, train
 from archbench.training_epoch import TrainingData
-
-if TYPE_CHECKING:
-    from archbench.settings import Dataset, Model, Training
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, with which recipe, on what.
-
-    Attributes:
-        image_size: Side of the input, pixels.
-        weights: Safetensors file to start from; None starts from random weights.
-        device: auto, cpu, cuda or mps.
-    """
-
-    model: Model
-    dataset: Dataset
-    recipe: Training
-    image_size: int
-    seed: int
-    weights: str | None
-    device: str
-    threads: int
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained network and how it came about."""
 
-    network: building.NormalizedNetwork
+    network: NormalizedNetwork
     result: TrainingResult
     device: str
     precision: str
-
-
-def start_network(job: Job, cases: Cases) -> building.NormalizedNetwork:
-    """Return the network of a job with its start weights; the seed decides what is random."""
-    seed_start(job.seed)
-    network = building.build_network(
-        job.model.architecture,
-        num_classes=n_logits(job.dataset.task, cases),
-        image_size=job.image_size,
-        dropout=job.recipe.dropout,
-        normalization=job.dataset.preprocessing.normalization,
-    )
-    if job.weights:
-        head = building.head_name(network)
-        report = weights.load_weights(network.network, job.weights, head=head, same_head=False)
-        weights.print_report(report, job.weights)
-    return network
-
-
-def n_logits(task: str, cases: Cases) -> int:
-    """Return the number of outputs: one per class, per label, or per zone and class."""
-    outputs = TASKS[task].outputs
-    if outputs == "zones":
-        return len(cases.labels) * len(cases.classes)
-    return len(cases.classes) if outputs == "classes" else len(cases.labels)
 
 
 def run_training(
@@ -99,11 +51,11 @@ def run_training(
     dtype = devices.resolve_precision(job.recipe.precision, device)
     network = start_network(job, cases)
     data = training_data(job.dataset.task, cases, parts)
-    trained: building.NormalizedNetwork | FeatureHead = network
+    trained: NormalizedNetwork | FeatureHead = network
     if features:
         arrays = open_features(features, n_images=len(cases.cache.images))
         data = replace(data, images=arrays, clahe=None)
-        trained = FeatureHead(network, dropout=job.recipe.dropout)
+        trained = FeatureHead(network)
     result = train(
         trained,
         data,

@@ -50,8 +50,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
     from archbench.models import building, weights
+    from archbench.starting import Job
     from archbench.training import history_csv
-    from archbench.training_run import Job, run_training
+    from archbench.training_run import run_training
 
     model = study.models[arguments.model]
     recipe = _recipe(study, arguments)

@@ -41,6 +41,7 @@ SHARED = (
     "archbench.images",
     "archbench.image_cache",
     "archbench.cases",
+    "archbench.starting",
     "archbench.near_duplicates",
     "archbench.audit",
     "archbench.splits",
@@ -65,6 +66,7 @@ SHARED = (
 STAGES = (
     "archbench.preparation",
     "archbench.training_run",
+    "archbench.tuning",
     "archbench.prediction",
     "archbench.calibration",
     "archbench.evaluation",

@@ -20,8 +20,7 @@ from archbench.freezing import open_stages, set_trainable
 from archbench.models.building import NormalizedNetwork, build_network, parameter_stages
 from archbench.optimization import build_optimizer, epoch_lr, set_lr
 from archbench.sampling import epoch_batches, sampling_weights
-from archbench.training import TrainingData, TrainingError
-from archbench.training_epoch import train_epoch
+from archbench.training_epoch import TrainingData, TrainingError, train_epoch
 from archbench.training_setup import checkpoint_gradients, prepare
 
 NAN = float("nan")

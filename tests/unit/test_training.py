@@ -21,7 +21,8 @@ from archbench.optimization import average_share, build_optimizer, epoch_lr
 from archbench.registry import METRICS
 from archbench.sampling import epoch_batches
 from archbench.settings import Training
-from archbench.training import TrainingData, TrainingError, TrainingResult, history_csv, train
+from archbench.training import TrainingResult, history_csv, train
+from archbench.training_epoch import TrainingData, TrainingError
 
 SIDE, CLASSES = 32, 3
 CPU = torch.device("cpu")

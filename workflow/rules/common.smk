@@ -11,6 +11,8 @@ DATA = f"{RESULTS}/{{dataset}}/data"
 MODEL = f"{RESULTS}/{{dataset}}/{{model}}"
 FOLD = f"{MODEL}/fold{{fold}}-seed{{seed}}"
 ENSEMBLE = f"{RESULTS}/{{dataset}}/ensemble"
+TUNED = f"{MODEL}/tuning/fold{{fold}}.json"
+FINAL = f"{MODEL}/final"
 CACHE = "results/cache"
 LOGS = f"{STUDY.compute.log_dir}/{STUDY.study}"
 
@@ -96,6 +98,24 @@ def weights_file(w):
     return [f"{CACHE}/weights/{model.architecture}-{model.weights}.safetensors"]
 
 
+def feature_pointer(w):
+    """Pointer file of the cached features of a frozen backbone, as a list of at most one file."""
+    cached = STUDY.caches_features(w.model, w.dataset)
+    return [f"{DATA}/features-{{model}}.json".format(**w)] if cached else []
+
+
+def tuned_file(w):
+    """Result of the hyper-parameter search of a fold, as a list of at most one file."""
+    return [TUNED.format(**w)] if STUDY.tuning and STUDY.tuning.apply else []
+
+
+def optional(name):
+    """Argument of an input that is there or not."""
+    return lambda w, input: (
+        f"--{name} {getattr(input, name)}" if getattr(input, name) else ""
+    )
+
+
 def architecture(w):
     return STUDY.models[w.model].architecture
 
@@ -136,14 +156,50 @@ def training_settings(w):
     return settings_hash([network_settings(w), model.weights, recipe, decision])
 
 
-def training_code(w):
+def training_code(w, script="train"):
     recipe = STUDY.training_of(w.model, w.dataset)
     metric = recipe.early_stopping.metric
     metrics = [] if metric == "loss" else [metric]
     return fingerprint(
-        "train",
+        script,
         components_of(architecture=architecture(w), loss=recipe.loss, metric=metrics),
     )
+
+
+def search_storage(w):
+    """SQLite file of a search; it outlives interrupted jobs."""
+    return f"{CACHE}/tuning/{STUDY.study}/{w.dataset}/{w.model}/fold{w.fold}.db"
+
+
+def search_workers(w):
+    workers = range(STUDY.tuning.workers if STUDY.tuning else 1)
+    return expand(
+        f"{MODEL}/tuning/fold{{fold}}-worker{{worker}}.json", worker=workers, **w
+    )
+
+
+def searches(w):
+    """Results of the search of every trained model and fold."""
+    if STUDY.tuning is None:
+        raise WorkflowError(
+            "nothing to tune: the study has no section 'tuning' (tuning: {} takes the defaults)"
+        )
+    return [
+        TUNED.format(dataset=dataset, model=model, fold=fold)
+        for dataset in DATASETS
+        for model in TRAINED
+        for fold in STUDY.fold_numbers(dataset)
+    ]
+
+
+def tuning_settings(w):
+    """What a search depends on beside its files; how many share the work changes nothing."""
+    tuning = STUDY.tuning.model_dump(exclude={"workers", "apply"})
+    return settings_hash([training_settings(w), tuning, SEEDS[0]])
+
+
+def tuning_code(w):
+    return training_code(w, script="tune")
 
 
 def network_code(script):

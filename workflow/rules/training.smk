@@ -23,12 +23,45 @@ rule fetch_weights:
         " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
 
 
+rule cache_features:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
+        cache=cache_pointer,
+        weights=weights_file,
+    output:
+        f"{DATA}/features-{{model}}.json",
+    log:
+        f"{LOGS}/cache_features/{{dataset}}/{{model}}.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, MODELS)),
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        features=f"{CACHE}/features",
+        weights=optional("weights"),
+        settings=lambda w: settings_hash(network_settings(w)),
+        code=network_code("cache_features"),
+    message:
+        "{wildcards.dataset}: features of the frozen backbone of {wildcards.model}"
+    shell:
+        "python $SCRIPTS/cache_features.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
+        " --cache {input.cache} {params.weights} --cache-dir {params.features} --threads {threads}"
+        " --output {output} --code {params.code} 2>&1 | tee {log}"
+
+
 rule train:
     input:
         manifest=f"{DATA}/manifest.parquet",
         folds=f"{DATA}/folds.parquet",
         cache=cache_pointer,
         weights=weights_file,
+        features=feature_pointer,
+        tuned=tuned_file,
     output:
         best=f"{FOLD}/best.safetensors",
         history=f"{FOLD}/history.csv",
@@ -43,7 +76,9 @@ rule train:
         runtime=grow(STUDY.compute.runtime_min),
         gpu=STUDY.compute.gpus,
     params:
-        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
+        weights=optional("weights"),
+        features=optional("features"),
+        tuned=optional("tuned"),
         state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.pt",
         settings=training_settings,
         code=training_code,
@@ -53,8 +88,120 @@ rule train:
         "python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
         " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
+        " {params.features} {params.tuned} --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
+        " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
+
+
+rule tune_worker:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
+        cache=cache_pointer,
+        weights=weights_file,
+        features=feature_pointer,
+    output:
+        f"{MODEL}/tuning/fold{{fold}}-worker{{worker}}.json",
+    log:
+        f"{LOGS}/tune/{{dataset}}/{{model}}/fold{{fold}}-worker{{worker}}.log",
+    wildcard_constraints:
+        worker=r"\d+",
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        weights=optional("weights"),
+        features=optional("features"),
+        storage=search_storage,
+        settings=tuning_settings,
+        code=tuning_code,
+    message:
+        "{wildcards.dataset}: search values for {wildcards.model}, fold {wildcards.fold}, worker {wildcards.worker}"
+    shell:
+        "python $SCRIPTS/tune.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --fold {wildcards.fold} --manifest {input.manifest}"
+        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features}"
+        " --storage {params.storage} --worker {wildcards.worker} --threads {threads}"
+        " --done {output} --code {params.code} 2>&1 | tee {log}"
+
+
+rule tune_fold:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
+        cache=cache_pointer,
+        workers=search_workers,
+    output:
+        result=TUNED,
+        figure=f"{MODEL}/tuning/fold{{fold}}.png",
+    log:
+        f"{LOGS}/tune/{{dataset}}/{{model}}/fold{{fold}}.log",
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        storage=search_storage,
+        settings=tuning_settings,
+        code=tuning_code,
+    message:
+        "{wildcards.dataset}: what the search bought for {wildcards.model}, fold {wildcards.fold}"
+    shell:
+        "python $SCRIPTS/tune.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --fold {wildcards.fold} --manifest {input.manifest}"
+        " --folds {input.folds} --cache {input.cache} --storage {params.storage}"
+        " --result {output.result} --figure {output.figure} --code {params.code} 2>&1 | tee {log}"
+
+
+# snakemake tune: the search of every trained model and fold.
+rule tune:
+    input:
+        searches,
+
+
+rule train_final:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        folds=f"{DATA}/folds.parquet",
+        cache=cache_pointer,
+        weights=weights_file,
+        features=feature_pointer,
+        settings=fold_files(f"{FOLD}/settings.json"),
+    output:
+        best=f"{FINAL}/best.safetensors",
+        history=f"{FINAL}/history.csv",
+        settings=f"{FINAL}/settings.json",
+    log:
+        f"{LOGS}/final_model/{{dataset}}/{{model}}.log",
+    threads: STUDY.compute.threads
+    resources:
+        mem_mb=grow(STUDY.compute.mem_mb),
+        runtime=grow(STUDY.compute.runtime_min),
+        gpu=STUDY.compute.gpus,
+    params:
+        weights=optional("weights"),
+        features=optional("features"),
+        state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/final.pt",
+        settings=training_settings,
+        code=lambda w: training_code(w, script="final_model"),
+    message:
+        "{wildcards.dataset}: train {wildcards.model} on all cases"
+    shell:
+        "python $SCRIPTS/final_model.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --fold-settings {input.settings} --manifest {input.manifest}"
+        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
         " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
+
+
+# snakemake final_model: the chosen models on all data (final.models; default: all).
+rule final_model:
+    input:
+        expand(
+            f"{FINAL}/settings.json",
+            dataset=DATASETS,
+            model=TRAINED if STUDY.final.models is None else STUDY.final.models,
+        ),
 
 
 rule predict:
