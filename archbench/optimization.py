@@ -80,17 +80,25 @@ def average_share(step: int, horizon: float) -> float:
     return max(1 / (step + 1), 1 / max(horizon, 1.0))
 
 
-@torch.no_grad()
-def average_weights(averaged: torch.nn.Module, network: torch.nn.Module, *, share: float) -> None:
-    """Move the running average towards the newest weights and statistics.
+class WeightAverage:
+    """A running average of a network's weights and statistics.
 
     Late steps of a short fine-tuning on few images are noisy; their mean is what is validated and kept.
+    The tensors are listed once, not at each step.
 
     Source:
         Polyak and Juditsky, 1992; exponential form as in Tan and Le, EfficientNet, 2019.
     """
-    for mean, newest in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(newest, share)
-        else:
+
+    def __init__(self, averaged: torch.nn.Module, network: torch.nn.Module) -> None:
+        pairs = list(zip(averaged.state_dict().values(), network.state_dict().values(), strict=True))
+        self._means = [mean for mean, _ in pairs if mean.is_floating_point()]
+        self._newest = [newest for mean, newest in pairs if mean.is_floating_point()]
+        self._counters = [(mean, newest) for mean, newest in pairs if not mean.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, share: float) -> None:
+        """Move the average towards the newest weights by a share."""
+        torch._foreach_lerp_(self._means, self._newest, share)
+        for mean, newest in self._counters:
             mean.copy_(newest)

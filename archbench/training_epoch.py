@@ -18,7 +18,7 @@ from archbench.batches import to_batch
 from archbench.freezing import Stages, open_stages, set_trainable
 from archbench.losses.loss import LossFunction, mean_of
 from archbench.mixing import Mix, blend, draw_mix
-from archbench.optimization import average_share, average_weights, epoch_lr, set_lr
+from archbench.optimization import WeightAverage, average_share, epoch_lr, set_lr
 from archbench.sampling import epoch_batches, split_evenly
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Trainer:
     """What stays the same over the epochs of one training.
 
     Attributes:
-        network: The weights that are trained; `averaged` is their running average.
+        network: The weights that are trained; `averaged` is their running average, moved by `average`.
         forward: The network, compiled if asked for.
         stages: Its parameters from input to head.
         sampling: Probability of each training case; None draws each once per epoch.
@@ -67,6 +67,7 @@ class Trainer:
 
     network: nn.Module
     averaged: nn.Module
+    average: WeightAverage
     forward: Callable[[torch.Tensor], torch.Tensor]
     stages: Stages
     optimizer: torch.optim.Optimizer
@@ -109,8 +110,7 @@ def train_epoch(trainer: Trainer, *, epoch: int, factor: float, pass_size: int) 
         total += values
         weight += weights
         steps_done = (epoch - 1) * len(updates) + step
-        share = average_share(steps_done, settings.average_epochs * len(updates))
-        average_weights(trainer.averaged, trainer.network, share=share)
+        trainer.average.update(average_share(steps_done, settings.average_epochs * len(updates)))
     mean = float(mean_of(total, weight))
     if not math.isfinite(mean):
         raise TrainingError(f"the training loss is {mean} in epoch {epoch}: lower training.lr (now {settings.lr:g})")

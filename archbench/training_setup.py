@@ -13,7 +13,7 @@ from archbench.features import FeatureHead
 from archbench.freezing import Stages
 from archbench.losses.loss import LossFunction, LossNumbers, training_weights
 from archbench.models.building import NormalizedNetwork, parameter_stages
-from archbench.optimization import build_optimizer
+from archbench.optimization import WeightAverage, build_optimizer
 from archbench.registry import LOSSES
 from archbench.sampling import sampling_weights
 from archbench.training_epoch import Trainer, TrainingData, TrainingError
@@ -48,10 +48,12 @@ def prepare(
     if settings.gradient_checkpointing and isinstance(network, NormalizedNetwork):
         checkpoint_gradients(network)
     stages = stages_of(network)
+    averaged = copy.deepcopy(network)
     balanced = settings.sampler == "balanced"
     return Trainer(
         network=network,
-        averaged=copy.deepcopy(network),
+        averaged=averaged,
+        average=WeightAverage(averaged, network),
         forward=torch.compile(network) if settings.compile else network,
         stages=stages,
         optimizer=build_optimizer(stages, settings),
