@@ -62,7 +62,9 @@ class Study(StudyFile):
         recipe, preprocessing = self.training_of(model, dataset), self.datasets[dataset].preprocessing
         same_images = recipe.augmentation == "none" and not recipe.mixup and not recipe.cutmix
         same_images = same_images and (preprocessing.clahe is None or recipe.clahe_probability == 0)
-        started = self.models[model].weights != "none"  # random weights differ from seed to seed
+        entry = self.models[model]
+        started = entry.weights != "none"  # random weights differ from seed to seed
+        started = started and getattr(entry, "attention", "none") == "none"  # it trains, before the last layer
         return recipe.cache_features and recipe.freeze == "backbone" and same_images and started
 
     def fold_numbers(self, dataset: str) -> list[int]:
