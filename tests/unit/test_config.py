@@ -34,6 +34,7 @@ BASE: dict[str, Any] = {
         "drawn": {"format": "phantom", "classes": GRADES, "phantom": {"patients": 40}},
     },
     "models": {"small": {"architecture": "custom1", "image_size": 64}},
+    "tuning": {"space": {"lr": {"low": 0.001, "high": 0.1}}},
 }
 
 # Values for keys whose type alone doesn't say what is legal.
@@ -61,6 +62,10 @@ LEGAL: dict[str, Any] = {
     "training.early_stopping.metric": "accuracy",
     "training.early_stopping.mode": "max",
     "training.flips": "none",
+    "tuning.space.lr.low": 0.002,
+    "tuning.space.lr.high": 0.2,
+    "tuning.space.lr.choices": [0.1, 0.2],
+    "final.models": ["small"],
     "inference.batch_sizes": [2],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
@@ -113,7 +118,7 @@ def walk(block: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple
         if not inner:
             found.append((here, field))
         elif get_origin(field.annotation) is dict:
-            found += walk(inner[0], (*here, {"datasets": "eyes", "models": "small"}[key]))
+            found += walk(inner[0], (*here, {"datasets": "eyes", "models": "small", "space": "lr"}[key]))
         else:
             found += walk(inner[0], here)
     return found
