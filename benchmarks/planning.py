@@ -122,7 +122,7 @@ def main() -> int:
     differences = [1000 * (a - b) / jobs for a, b in zip(times["ours"], times["trivial"], strict=True)]
     print(f"{jobs} jobs, {arguments.rounds} rounds")
     for name, values in times.items():
-        print(f"{name}: median {statistics.median(values):.1f} s of CPU time (all {', '.join(f'{v:.1f}' for v in values)})")
+        print(f"{name}: median {statistics.median(values):.1f} s CPU (all {', '.join(f'{v:.1f}' for v in values)})")
     ratios = [a / b for a, b in zip(times["ours"], times["trivial"], strict=True)]
     print(f"ours / trivial: median {statistics.median(ratios):.2f}")
     print(f"our own overhead: median {statistics.median(differences):.2f} ms a job")

@@ -109,6 +109,9 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert rows["custom1"]["qwk"]
     assert rows["broken"]["status"] == "failed"
+    assert edited.planned()["predict"] == 1, "a partial report is not taken for the whole one"
+    edited.edit("config/config.yaml", entry, "explain:")
+    assert edited.planned()["assemble_report"] == 1
 
 
 def test_a_given_checkpoint_is_evaluated_without_training(edited):
