@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def running_node(folder: Path) -> Iterator[None]:
             yield
         finally:
             subprocess.run(["scancel", "--user", "root"], capture_output=True, timeout=60)
-            _end_steps(folder)
+            _await_ends()
             for daemon in reversed(daemons):
                 _end(daemon)
 
@@ -95,10 +95,10 @@ def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
 
-def wait_for(condition: object, seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Poll until a condition holds; AssertionError with its name when time is up."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{ask('squeue', '--states=all')}"
         time.sleep(0.2)
 
@@ -160,8 +160,8 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
         daemon.wait()
 
 
-def _end_steps(folder: Path) -> None:
-    """Wait until no job runs any more; then end the step daemons that are left (each names its job)."""
+def _await_ends() -> None:
+    """Wait until the cancelled jobs are gone."""
     deadline = time.monotonic() + 20
-    while "RUNNING" in ask("squeue", "-h", "-o", "%T") and time.monotonic() < deadline:
+    while ask("squeue", "-h", "-o", "%T") and time.monotonic() < deadline:
         time.sleep(0.5)

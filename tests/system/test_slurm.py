@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import slurm_node
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1500)  # five minutes alone on two cores; neighbours stretch it
 TRACKED = ("Snakefile", "archbench", "config", "profiles", "scripts", "workflow")
 
 STUDY = """
@@ -76,7 +77,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=400,
+            timeout=600,
         )
         assert not check or done.returncode == 0, done.stdout[-5000:]
         return done.stdout
@@ -140,7 +141,7 @@ def go_on_there(cluster: Cluster) -> None:
         try:
             for name, disturb in DISTURBANCES.items():
                 disturb_once(cluster, name, disturb)
-            process.wait(timeout=240)
+            process.wait(timeout=480)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=60)
