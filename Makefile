@@ -7,10 +7,10 @@ STUDY ?= config/config.yaml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format docs clean clean-all
+.PHONY: help setup setup-dev run test test-slurm system-slurm lint format docs clean clean-all
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## create the environment in .venv from requirements.lock
 setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
@@ -24,6 +24,16 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 test: setup-dev  ## set up and run the tests
 	pytest -n 2 tests/unit tests/contracts tests/scripts
 	pytest tests/workflow
+
+test-slurm: setup-dev system-slurm  ## run a study on a one-node SLURM of its own (root on Debian; minutes)
+	pytest -rs tests/system/test_slurm.py
+
+# slurm-wlm: controller, node daemon and commands; munge: their authentication. The test says why it can't run.
+system-slurm:  ## install the Debian packages that test-slurm needs, where that is possible
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { \
+	[ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
+	|| echo "slurm-wlm and munge could not be installed: that takes root and apt-get"
 
 lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
 	ruff check .

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from archbench.gpu_slots import claim_gpu
+
 
 class DeviceError(RuntimeError):
     """A device or precision that was asked for is not there."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda` or `mps`; one that is missing is an error, not a fallback."""
+    """Return the device for `auto`, `cpu`, `cuda` or `mps`; one that is missing is an error, not a fallback.
+
+    Of several GPUs this process takes a free one, see `archbench.gpu_slots`.
+    """
+    if name in ("auto", "cuda"):
+        claim_gpu()  # before CUDA is asked for anything
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -36,6 +36,11 @@ def fingerprint(script: str, components: Iterable[tuple[str, str]] = ()) -> str:
         script: Name of a script in scripts/, without suffix.
         components: Pairs (kind, name) of registered components that the job uses.
     """
+    return _fingerprint(script, tuple(components))
+
+
+@cache  # thousands of jobs share a few; a process looks at the code once
+def _fingerprint(script: str, components: tuple[tuple[str, str], ...]) -> str:
     return fingerprint_files(
         SCRIPTS / f"{script}.py",
         [(_module_path(REGISTRIES[kind].module(name)), name) for kind, name in components],
@@ -59,6 +64,7 @@ def fingerprint_files(script: Path, components: Iterable[tuple[Path, str]] = (),
     return digest.hexdigest()[:16]
 
 
+@cache
 def slice_component(tree: ast.Module, name: str) -> ast.Module:
     """Return the statements of a module that one registered component needs, in their order."""
     entries = [node for node in tree.body if _registered_name(node) == name]
@@ -103,7 +109,8 @@ def _used_names(node: ast.stmt) -> set[str]:
     return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
-def _imports(tree: ast.Module, root: Path) -> set[str]:
+@cache  # trees are hashed by identity, and _parse_text gives one tree for one text
+def _imports(tree: ast.Module, root: Path) -> frozenset[str]:
     """Return the package's modules that a tree imports anywhere, type-checking blocks left out."""
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -115,7 +122,7 @@ def _imports(tree: ast.Module, root: Path) -> set[str]:
         for name in names:
             if name.partition(".")[0] == PACKAGE and _module_path(name, root).is_file():
                 found.add(name)
-    return found
+    return frozenset(found)
 
 
 def _module_path(module: str, root: Path = ROOT) -> Path:
@@ -143,6 +150,7 @@ def _is_type_checking(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@cache
 def _dump(tree: ast.Module) -> str:
     return ast.dump(tree, annotate_fields=False, include_attributes=False)
 

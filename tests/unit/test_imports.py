@@ -18,6 +18,7 @@ NUMERICS = ("archbench.resampling",)  # arrays in, arrays out: nothing of ours i
 CONFIGURATION = (
     "archbench.tasks",
     "archbench.artifacts",
+    "archbench.checksums",
     "archbench.settings",
     "archbench.config",
     "archbench.fingerprint",
@@ -25,6 +26,8 @@ CONFIGURATION = (
 COMPONENTS = ("archbench.datasets", "archbench.models", "archbench.losses", "archbench.metrics")
 SHARED = (
     "archbench.command_line",
+    "archbench.interruption",
+    "archbench.gpu_slots",
     "archbench.devices",
     "archbench.onnx_session",
     "archbench.augmentation",
@@ -87,6 +90,7 @@ TORCH_FREE = (
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
+    *("checksums", "interruption", "gpu_slots"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from archbench.checksums import verify_checksum
 from archbench.models import weights
 from archbench.models.building import NormalizedNetwork, build_network
 from archbench.models.weights import (
@@ -210,6 +212,22 @@ def test_package_weights_convert_tensor_by_tensor(tmp_path: Path) -> None:
     assert not report.unexpected and all("num_batches" in name for name in report.missing)
 
 
+def test_fetched_weights_carry_licence_and_checksum(tmp_path: Path) -> None:
+    fetch_weights("tf_efficientnet_lite0", "package", tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata() == {"licence": "Apache-2.0", "source": "package"}
+    assert verify_checksum(tmp_path / "w.safetensors")
+
+
+def test_a_package_file_that_is_not_the_published_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "file_sha256", lambda path: "0" * 64)
+    with pytest.raises(WeightsError, match=r"57934424\.pth is not the published file .*reinstall"):
+        fetch_weights("tf_efficientnet_lite0", "package", tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_converted_weights_see_what_imagenet_taught(tmp_path: Path) -> None:
     """Batch norm's statistics fit the layers before them: a network with shuffled tensors would not pass."""
     fetch_weights("tf_efficientnet_lite0", "package", tmp_path / "w.safetensors")
@@ -241,5 +259,6 @@ def test_no_network_names_the_file_to_fetch_by_hand(tmp_path: Path, monkeypatch:
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"timm/resnet18\.a1_in1k can't be fetched .*weights: file:<path>"):
+    remedy = r"timm/resnet18\.a1_in1k can't be fetched .*weights: file:<path>; or put such a file at .*w\.safetensors"
+    with pytest.raises(WeightsError, match=remedy):
         fetch_weights("resnet18", "imagenet", tmp_path / "w.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -109,6 +110,9 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert rows["custom1"]["qwk"]
     assert rows["broken"]["status"] == "failed"
+    assert edited.planned()["predict"] == 1, "a partial report is not taken for the whole one"
+    edited.edit("config/config.yaml", entry, "explain:")
+    assert edited.planned()["assemble_report"] == 1
 
 
 def test_a_given_checkpoint_is_evaluated_without_training(edited):
@@ -122,8 +126,9 @@ def test_a_given_checkpoint_is_evaluated_without_training(edited):
     assert (edited.folder / "results/tiny/phantom/given/metrics.json").is_file()
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
-    """SIGKILL in the middle of a training; started again it ends with the weights of the undisturbed run."""
+@pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -9), ("SIGTERM", 75), ("SIGUSR1", 75)])
+def test_a_training_that_was_ended_goes_on_to_the_same_weights(finished, tmp_path, sent, code):
+    """A signal in the middle of a training; started again it ends with the weights of the undisturbed run."""
     import subprocess
     import sys
     import time
@@ -141,8 +146,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
     deadline = time.monotonic() + 120
     while not (tmp_path / "state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)
-    process.kill()
-    process.wait()
+    process.send_signal(getattr(signal, sent))
+    assert process.wait(timeout=20) == code
     assert (tmp_path / "state.pt").exists()
     assert not (tmp_path / "best.safetensors").exists()
     again = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_environment(folder), check=True)

@@ -1,5 +1,6 @@
 # Where things lie, and what a job depends on besides its files. Nothing else.
 import re
+from functools import cache
 
 from archbench.artifacts import write_json
 from archbench.config import settings_hash
@@ -26,12 +27,14 @@ DATASETS = list(STUDY.datasets)
 MODELS = list(STUDY.models)
 TRAINED = [name for name in MODELS if STUDY.models[name].checkpoint is None]
 SEEDS = STUDY.protocol.seeds
+# Asked for each of thousands of jobs, with few different answers.
+training_of = cache(STUDY.training_of)
 
 # The checkout's code, in a container too. Commands name what differs between machines and calls by
 # variables, so that another place of the checkout or an unrelated key reruns nothing.
 shell.prefix(
     f"set -euo pipefail; export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
-    f" export RESULTS='{RESULTS}' LOGS='{LOGS}' OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1; "
+    f" export RESULTS='{RESULTS}' LOGS='{LOGS}' OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1; "
 )
 
 
@@ -58,9 +61,7 @@ def runs(dataset):
 
 def fold_files(pattern):
     """Input function: one file of every fold and seed."""
-    return lambda w: [
-        expand(pattern, fold=f, seed=s, **w)[0] for f, s in runs(w.dataset)
-    ]
+    return lambda w: [pattern.format(fold=f, seed=s, **w) for f, s in runs(w.dataset)]
 
 
 def checkpoints(w):
@@ -75,6 +76,7 @@ def checkpoint_arguments(w):
     return [f"{f}:{s}:{path}" for (f, s), path in zip(runs(w.dataset), paths)]
 
 
+@cache
 def cache_pointer_of(dataset, model):
     """Pointer file of the image cache that a model uses on a dataset, named by its size and preprocessing."""
     preprocessing = STUDY.datasets[dataset].preprocessing.model_dump(
@@ -89,8 +91,12 @@ def cache_pointer(w):
 
 
 def weights_file(w):
+    return weights_file_of(w.model)
+
+
+def weights_file_of(model):
     """Start weights of a model as a list of at most one file."""
-    model = STUDY.models[w.model]
+    model = STUDY.models[model]
     if model.weights == "none":
         return []
     if model.weights.startswith("file:"):
@@ -116,6 +122,12 @@ def optional(name):
     )
 
 
+def pretrained_weights():
+    """Start weights of all models that are trained."""
+    files = [weights_file_of(model) for model in TRAINED]
+    return sorted({file for found in files for file in found})
+
+
 def architecture(w):
     return STUDY.models[w.model].architecture
 
@@ -139,25 +151,34 @@ def data_settings(w):
 
 
 def network_settings(w):
+    return network_settings_of(w.model, w.dataset)
+
+
+def network_settings_of(model, dataset):
     """What a network's input and shape depend on."""
-    dataset, model = STUDY.datasets[w.dataset], STUDY.models[w.model]
+    data = STUDY.datasets[dataset]
     return [
-        model.architecture,
-        STUDY.image_size(w.model),
-        dataset.classes,
-        dataset.preprocessing.normalization,
+        STUDY.models[model].architecture,
+        STUDY.image_size(model),
+        data.classes,
+        data.preprocessing.normalization,
     ]
 
 
 def training_settings(w):
-    model = STUDY.models[w.model]
-    recipe = STUDY.training_of(w.model, w.dataset).model_dump()
-    decision = TASKS[STUDY.datasets[w.dataset].task].decision
-    return settings_hash([network_settings(w), model.weights, recipe, decision])
+    return training_settings_of(w.model, w.dataset)
+
+
+@cache
+def training_settings_of(model, dataset):
+    recipe = training_of(model, dataset).model_dump()
+    decision = TASKS[STUDY.datasets[dataset].task].decision
+    network = network_settings_of(model, dataset)
+    return settings_hash([network, STUDY.models[model].weights, recipe, decision])
 
 
 def training_code(w, script="train"):
-    recipe = STUDY.training_of(w.model, w.dataset)
+    recipe = training_of(w.model, w.dataset)
     metric = recipe.early_stopping.metric
     metrics = [] if metric == "loss" else [metric]
     return fingerprint(
@@ -262,8 +283,12 @@ def report_inputs(w):
 
 
 def partial_report_command():
-    """After an error: a report of what there is, failed models named with the end of their logs."""
-    return f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial || true"
+    """After an error: a report of what there is, failed models named with the end of their logs.
+
+    Its page gets a date before all results, or the next run would take it for the whole report.
+    """
+    command = f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
+    return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 
 
 def captioned(file, category):

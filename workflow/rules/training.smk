@@ -1,7 +1,21 @@
 # From pixels to out-of-fold logits.
 
 
+# The only jobs that need a network run where Snakemake runs, since compute nodes may have none.
+localrules:
+    fetch_weights,
+    fetch_weights_file,
+
+
+# All pretrained weights that the study names: snakemake fetch_weights
 rule fetch_weights:
+    input:
+        pretrained_weights(),
+    message:
+        "all pretrained weights of the study are in place"
+
+
+rule fetch_weights_file:
     output:
         f"{CACHE}/weights/{{architecture}}-{{source}}.safetensors",
     log:
@@ -19,7 +33,7 @@ rule fetch_weights:
     message:
         "{wildcards.architecture}: fetch {wildcards.source} weights"
     shell:
-        "python $SCRIPTS/fetch_weights.py --architecture {wildcards.architecture}"
+        "HF_HUB_OFFLINE=0 python $SCRIPTS/fetch_weights.py --architecture {wildcards.architecture}"
         " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
 
 
@@ -84,12 +98,13 @@ rule train:
         code=training_code,
     message:
         "{wildcards.dataset}: train {wildcards.model}, fold {wildcards.fold}, seed {wildcards.seed}"
+    # A scheduler's signal reaches the whole job: python answers it, the shell and tee wait for its last line.
     shell:
-        "python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        "trap : TERM USR1; python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
         " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
         " {params.features} {params.tuned} --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
-        " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
+        " --settings {output.settings} --code {params.code} 2>&1 | (trap '' TERM USR1; exec tee {log})"
 
 
 rule tune_worker:
