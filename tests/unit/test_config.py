@@ -55,6 +55,7 @@ LEGAL: dict[str, Any] = {
     "models.small.checkpoint": "best.safetensors",
     "models.small.training": {"lr": 0.5},
     "protocol.seeds": [1, 2],
+    "compute.data_roots": ["archive"],
     "training.loss": "focal",
     "training.early_stopping.metric": "accuracy",
     "training.early_stopping.mode": "max",
@@ -501,3 +502,11 @@ def test_every_key_stands_in_the_reference() -> None:
     text = (CHECKOUT / "config" / "README.md").read_text(encoding="utf-8")
     for path, _ in KEYS:
         assert f"`{path[-1]}`" in text or f".{path[-1]}`" in text, f"{'.'.join(path)} is missing: run make docs"
+
+
+def test_a_missing_data_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "archive").mkdir()
+    content = {**base(), "compute": {"data_roots": ["archive", "gone"]}}
+    problems = [problem for problem in problems_of(content, check_files=True) if "data_roots" in problem]
+    assert problems == [f"compute.data_roots: no folder 'gone' (from {tmp_path}); correct or remove it"]
