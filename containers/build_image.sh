@@ -32,6 +32,6 @@ if lacks_sys_resource; then
     build=(unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 --mount "${build[@]}")
 fi
 echo "building $image from requirements.lock: some minutes, about 20 GB in ${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}"
-"${build[@]}" "$@" "$image.partial" apptainer.def
-mv "$image.partial" "$image"
+"${build[@]}" "$@" "${image%.sif}.partial.sif" apptainer.def
+mv "${image%.sif}.partial.sif" "$image"
 echo "$image: $(du -h "$image" | cut -f 1)"
