@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run while an image is built, by apptainer.def and containers/Dockerfile alike: install requirements.lock, all of it
-# and nothing else, into /opt/archbench/venv. pip's usual settings (PIP_INDEX_URL, /etc/pip.conf, …) apply.
+# and nothing else, into /opt/archbench/venv. A folder bound to /mnt meanwhile may hold pip's settings, a certificate
+# and wheels; it leaves no trace.
 set -eu
 cd /opt/archbench
 
@@ -16,6 +17,8 @@ if [ -n "$missing" ]; then
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $missing
     rm -rf /var/lib/apt/lists/*
 fi
+
+[ ! -e /mnt/pip.conf ] || export PIP_CONFIG_FILE=/mnt/pip.conf
 
 python3 -m venv venv
 # Compiled afterwards, on all cores: the image is read-only, so that nobody could do it later.

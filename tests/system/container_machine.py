@@ -106,11 +106,14 @@ class Builder:
         KEPT.mkdir(parents=True, exist_ok=True)
         settings = pip_settings()
         self.folders = local_folders(settings)
-        self.pip_conf = KEPT / "pip.conf"
-        self.pip_conf.write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()), encoding="utf-8")
-        self.binds = {self.pip_conf: "/etc/pip.conf", **{folder: str(folder) for folder in self.folders}}
+        settings_folder = KEPT / "mnt"
+        settings_folder.mkdir(exist_ok=True)
         if "cert" in settings:
-            self.binds[Path(settings["cert"])] = settings["cert"]
+            shutil.copy(settings["cert"], settings_folder / "ca.pem")
+            settings["cert"] = "/mnt/ca.pem"
+        text = "".join(f"{option} = {value}\n" for option, value in settings.items())
+        (settings_folder / "pip.conf").write_text(f"[global]\n{text}", encoding="utf-8")
+        self.binds = {settings_folder: "/mnt", **{folder: str(folder) for folder in self.folders}}
         self.storage = KEPT / "storage.conf"
         self.storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{KEPT}/storage"\nrunroot = "{KEPT}/storage-run"\n',
@@ -170,7 +173,7 @@ class Builder:
         places = " ".join(f'"$1{folder}"' for folder in self.folders)
         run(
             *("mmdebstrap", "--variant=minbase", "--include=ca-certificates,python3,python3-venv"),
-            f'--customize-hook=mkdir -p "$1/etc" {places}; touch "$1/etc/pip.conf"',
+            f"--customize-hook=mkdir -p {places or '/'}",
             *(DEBIAN, tree, "http://deb.debian.org/debian"),
         )
         container = self.buildah("from", "scratch").split()[-1]

@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import container_machine
 import pytest
-from container_machine import CHECKOUT, MINUTES, Builder, run
+from container_machine import CHECKOUT, KEPT, MINUTES, Builder, run
 from PIL import Image, ImageDraw
 
 from archbench.container import image_guard, lock_hash
@@ -69,6 +72,7 @@ print("PROBE", _json.dumps({
     "gpus": _os.environ.get("CUDA_VISIBLE_DEVICES"),
     "data_refused": _refused("../data/clinic"),
     "archive_refused": _refused("../archive"),
+    "not_named_is_there": _Path("../not_named").exists(),
     "shm_bytes": _os.statvfs("/dev/shm").f_frsize * _os.statvfs("/dev/shm").f_blocks,
 }), flush=True)
 """
@@ -85,13 +89,11 @@ class Contained:
     def __init__(self, folder: Path, builder: Builder) -> None:
         self.folder, self.scratch = folder / "checkout", folder / "scratch"
         self.scratch.mkdir(parents=True)
-        for name in FOLDERS:
-            shutil.copytree(CHECKOUT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.sif*"))
-        for name in PARTS:
-            shutil.copy(CHECKOUT / name, self.folder / name)
+        copy_checkout(self.folder)
         self.image = self.folder / "containers/archbench.sif"
         self.built = builder.sif(self.folder)
         draw_clinic(folder / "data/clinic", folder / "archive")
+        (folder / "not_named").mkdir()
         (self.folder / "config/config.yaml").write_text(STUDY, encoding="utf-8")
 
     def snakemake(self, *arguments: str, check: bool = True, small_shm: bool = False) -> str:
@@ -125,6 +127,14 @@ class Contained:
         return (self.folder / "logs/contained" / name).read_text(encoding="utf-8")
 
 
+def copy_checkout(folder: Path) -> None:
+    """What a clone holds of the product."""
+    for name in FOLDERS:
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
+    for name in PARTS:
+        shutil.copy(CHECKOUT / name, folder / name)
+
+
 def draw_clinic(folder: Path, archive: Path) -> None:
     """Two classes of discs, 20 patients with two images; one image is a link into another folder."""
     folder.mkdir(parents=True)
@@ -146,12 +156,17 @@ def draw_clinic(folder: Path, archive: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def contained(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> Contained:
+def contained(builder: Builder) -> Iterator[Contained]:
     """The study, run once in containers: with a tiny /dev/shm where a test may mount one."""
-    made = Contained(tmp_path_factory.mktemp("contained"), builder)
+    # Not in /tmp, which Apptainer shows to every container.
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix="run-") as folder:
+        yield run_study(Contained(Path(folder), builder))
+
+
+def run_study(made: Contained) -> Contained:
     batches = made.folder / "archbench/batches.py"
     batches.write_text(batches.read_text(encoding="utf-8") + PROBE, encoding="utf-8")
-    made.output = made.snakemake("--cores", "2", "--use-singularity", small_shm=os.geteuid() == 0)  # type: ignore[attr-defined]
+    made.snakemake("--cores", "2", "--use-singularity", small_shm=os.geteuid() == 0)
     return made
 
 
@@ -172,16 +187,19 @@ def test_the_study_ran_in_the_image(contained, seen):
 
 def test_the_code_is_the_checkouts_not_a_copy(contained, seen):
     assert seen["code"] == str(contained.folder / "archbench/batches.py")
-    find = "find / -xdev -path /proc -prune -o ( -name archbench -o -name Snakefile ) -print"
-    found = run("apptainer", "exec", "--cleanenv", "--contain", contained.image, *find.split(), check=False)
-    assert [line for line in found.splitlines() if line.startswith("/")] == ["/opt/archbench"]
+    own = ("common.smk", "fingerprint.py", "onnx_session.py", "train.py")  # names that no package uses for its own
+    names = " -o ".join(f"-path */archbench/{name} -o -path */rules/{name} -o -path */scripts/{name}" for name in own)
+    find = ("find", "/opt", "/usr", "/home", "/srv", "(", *names.split(), ")", "-print")
+    assert run("apptainer", "exec", "--cleanenv", "--contain", contained.image, *find).split() == []
+    assert run("find", contained.folder, "-name", "common.smk").split() != []  # and such a search finds them
 
 
 def test_data_outside_the_checkout_is_read_but_never_written(contained, seen):
     audit = json.loads((contained.results / "clinic/data/audit.json").read_text(encoding="utf-8"))
-    assert "0.png" not in json.dumps(audit)  # the link into data_roots was readable
+    assert (audit["n_rows"], audit["n_cases"]) == (40, 40)  # the link into data_roots among them
     assert seen["data_refused"] == "Read-only file system"
     assert seen["archive_refused"] == "Read-only file system"
+    assert not seen["not_named_is_there"]
 
 
 def test_the_hosts_environment_stays_out_but_for_what_is_needed(contained, seen):
@@ -215,16 +233,16 @@ def test_the_study_goes_on_outside_without_running_anything_again(contained):
     assert "Nothing to be done" in contained.snakemake("--dry-run", "--use-singularity")
 
 
-def test_a_failed_job_ends_in_a_partial_report(contained, tmp_path):
-    failing = STUDY.replace("study: contained", "study: failing").replace("../archive", "../data")
-    study = tmp_path / "failing.yaml"
-    study.write_text(failing, encoding="utf-8")
-    image = contained.folder.parent / "data/clinic/1.png"
-    content = image.read_bytes()
-    output = contained.snakemake("--cores", "2", "--use-singularity", "--configfile", str(study), check=False)
-    assert image.read_bytes() == content
-    # The link of 0.png now leads nowhere in the container, since its folder isn't among data_roots.
-    assert "0.png" in output
+def test_a_failed_job_ends_in_a_partial_report(contained):
+    """Without data_roots the link of 0.png leads nowhere in the container, and no bad row is allowed."""
+    phantom = STUDY[STUDY.index("  phantom:") : STUDY.index("  clinic:")]
+    failing = STUDY.replace("study: contained", "study: failing").replace(phantom, "")
+    failing = failing.replace("compute: {data_roots: [../archive]}", "audit: {max_bad_fraction: 0.0}")
+    (contained.folder / "config/failing.yaml").write_text(failing, encoding="utf-8")
+    output = contained.snakemake(
+        *("--cores", "2", "--use-singularity", "--configfile", "config/failing.yaml"), check=False
+    )
+    assert "0.png" in output and "Error in rule prepare_dataset" in output
     assert (contained.folder / "results/failing/report.html").is_file()
 
 
@@ -257,7 +275,9 @@ def test_an_unchanged_image_is_not_built_again(contained):
 def test_the_labels_and_the_images_own_test(contained):
     labels = run("apptainer", "inspect", "--labels", contained.image)
     assert f"archbench.lock-sha256: {lock_hash(CHECKOUT / 'requirements.lock')}" in labels
-    assert "org.opencontainers.image.version: 0.1.0" in labels and "org.opencontainers.image.created: 20" in labels
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"org.opencontainers.image.version: {version}" in labels
+    assert "org.opencontainers.image.created: 20" in labels
     output = run("apptainer", "test", "--cleanenv", contained.image)
     assert "image test passed" in output
 
@@ -280,6 +300,27 @@ def test_the_docker_recipe(builder):
         assert names == {"requirements.lock", "lock.sha256", "install_environment.sh", "check_environment.py"}
     finally:
         builder.buildah("rm", container)
+
+
+def test_snakemake_runs_in_the_docker_image_as_any_user_and_compares_the_lock(builder):
+    builder.docker(CHECKOUT)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give the checkout to another user for the test")
+    container = builder.buildah("from", "--pull-never", "archbench").split()[-1]
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix="docker-") as folder:
+        checkout = Path(folder) / "checkout"
+        copy_checkout(checkout)
+        Path(folder).chmod(0o755)
+        run("chown", "-R", "4321:4321", checkout)
+        mounted = ("run", "--network", "host", "--user", "4321:4321", "--volume", f"{checkout}:/work", container, "--")
+        try:
+            assert "prepare_dataset" in builder.buildah(*mounted, "snakemake", "--dry-run")
+            with open(checkout / "requirements.lock", "a", encoding="utf-8") as lock:
+                lock.write("# edited\n")
+            output = builder.buildah(*mounted, "snakemake", "--dry-run", check=False)
+            assert lock_hash(CHECKOUT / "requirements.lock") in output and "make image" in output
+        finally:
+            builder.buildah("rm", container)
 
 
 def test_a_docker_build_without_its_arguments_says_what_to_do():
