@@ -31,7 +31,7 @@ build=(apptainer build --force --build-arg "RECIPE_SHA256=$recipe" --mksquashfs-
 if lacks_sys_resource; then
     build=(unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 --mount "${build[@]}")
 fi
-echo "building $image from requirements.lock: some minutes, about 12 GB in ${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}"
+echo "building $image from requirements.lock: some minutes, and 7 GB in ${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}"
 "${build[@]}" "$@" "${image%.sif}.partial.sif" apptainer.def
 mv "${image%.sif}.partial.sif" "$image"
 echo "$image: $(du -h "$image" | cut -f 1)"

@@ -242,7 +242,7 @@ def test_a_failed_job_ends_in_a_partial_report(contained):
     output = contained.snakemake(
         *("--cores", "2", "--use-singularity", "--configfile", "config/failing.yaml"), check=False
     )
-    assert "0.png" in output and "Error in rule prepare_dataset" in output
+    assert "labels.csv:2: missing_file: 0.png" in output and "Error in rule prepare_dataset" in output
     assert (contained.folder / "results/failing/report.html").is_file()
 
 
