@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 STUDY ?= config/config.yaml
+DOCKER ?= docker
+IMAGE_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run test test-slurm system-slurm lint format docs clean clean-all
+.PHONY: image image-docker test-container system-apptainer system-containers
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## create the environment in .venv from requirements.lock
 setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
@@ -47,6 +50,26 @@ format: setup-dev  ## format Python and Snakemake files
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+image:  ## build containers/archbench.sif with Apptainer (IMAGE_ARGS: options of apptainer build)
+	@containers/build_image.sh $(IMAGE_ARGS)
+
+image-docker:  ## build the Docker image archbench (DOCKER=docker, podman or buildah; IMAGE_ARGS: options of its build)
+	@command -v $(DOCKER) >/dev/null || { echo "$(DOCKER) is missing: name another one, such as DOCKER=podman"; exit 1; }
+	$(DOCKER) build $(IMAGE_ARGS) --file containers/Dockerfile --tag archbench \
+	--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml) \
+	--build-arg LOCK_SHA256=$$(sha256sum requirements.lock | cut -d ' ' -f 1) \
+	--build-arg BUILD_DATE=$$(date --utc +%Y-%m-%dT%H:%M:%SZ) .
+
+test-container: setup-dev  ## build the images and run a study in containers, with the real Apptainer and buildah
+	pytest -rs tests/system/test_container.py
+
+system-apptainer:  ## install Apptainer with what it needs (Debian, as root)
+	@containers/install_apptainer.sh
+
+# mmdebstrap: draws a Debian base image where no registry can be reached; buildah: builds containers/Dockerfile
+system-containers: system-apptainer  ## the same and what test-container needs beside it (Debian, as root)
+	apt-get -qq install --yes --no-install-recommends mmdebstrap buildah
 
 docs: setup  ## regenerate config/README.md and the schema from the settings' descriptions
 	python scripts/generate_docs.py

@@ -25,12 +25,16 @@ if "datasets" not in config:
 STUDY = parse_study(config, source="the study", environment=os.environ)
 
 
-container: "containers/archbench.sif"
+IMAGE = "containers/archbench.sif"
+
+
+container: IMAGE
 
 
 report: "workflow/report/study.rst"
 
 
+include: "workflow/rules/container.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"

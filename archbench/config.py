@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
-from archbench.settings import Dataset, Model, StudyFile, Training, Tuning
+from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
@@ -242,7 +242,16 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     problems += [
         f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
     ]
-    return problems
+    return problems + (_data_root_problems(content.get("compute")) if check_files else [])
+
+
+def _data_root_problems(compute: Any) -> list[str]:
+    try:
+        roots = Compute.model_validate(_plain(compute or {})).data_roots
+    except ValidationError:
+        return []  # reported by _validate
+    missing = [root for root in roots if not Path(root).is_dir()]
+    return [f"compute.data_roots: no folder '{root}' (from {Path.cwd()}); correct or remove it" for root in missing]
 
 
 def _valid_blocks(blocks: Any, kind: type[Any]) -> dict[str, Any]:

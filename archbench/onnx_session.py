@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 def make_session(path: Path, *, threads: int) -> InferenceSession:
     """Return an ONNX Runtime CPU session with fixed threads and without spinning."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or it reports model and machine to its maker, from 1.29 on
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -290,6 +290,11 @@ class Compute(Settings):
     runtime_min: int = Field(240, ge=1, description="Run time of one torch job, first attempt, minutes.")
     log_dir: str = Field("logs", description="Folder of the job logs, relative to the working directory.")
     gpus: int = Field(0, ge=0, le=1, description="GPUs that a torch job asks the scheduler for.")
+    data_roots: list[str] = Field(
+        default_factory=list,
+        description="More folders that a container may read, such as where links inside a dataset's `root` lead to; "
+        "each `root` is bound by itself.",
+    )
 
 
 class StudySections(Settings):

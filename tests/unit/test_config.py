@@ -58,6 +58,7 @@ LEGAL: dict[str, Any] = {
     "models.small.checkpoint": "best.safetensors",
     "models.small.training": {"lr": 0.5},
     "protocol.seeds": [1, 2],
+    "compute.data_roots": ["archive"],
     "training.loss": "focal",
     "training.early_stopping.metric": "accuracy",
     "training.early_stopping.mode": "max",
@@ -568,3 +569,11 @@ def test_features_are_cached_for_a_frozen_pretrained_backbone_whose_images_never
     for change in ({"augmentation": "light"}, {"mixup": 0.2}, {"cache_features": False}, {"freeze": "none"}):
         assert not caches(**change), change
     assert not caches(weights="none")
+
+
+def test_a_missing_data_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "archive").mkdir()
+    content = {**base(), "compute": {"data_roots": ["archive", "gone"]}}
+    problems = [problem for problem in problems_of(content, check_files=True) if "data_roots" in problem]
+    assert problems == [f"compute.data_roots: no folder 'gone' (from {tmp_path}); correct or remove it"]

@@ -22,6 +22,7 @@ CONFIGURATION = (
     "archbench.settings",
     "archbench.config",
     "archbench.fingerprint",
+    "archbench.container",
 )
 COMPONENTS = ("archbench.datasets", "archbench.models", "archbench.losses", "archbench.metrics")
 SHARED = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +140,12 @@ def test_sessions_use_the_cpu_and_the_threads_asked_for(exported: Path) -> None:
     session = make_session(exported, threads=1)
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert session.get_session_options().intra_op_num_threads == 1
+
+
+def test_onnx_runtime_reports_nothing_to_its_maker(exported: Path, tmp_path: Path) -> None:
+    places = {name: str(tmp_path) for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME")}
+    kept_quiet_by = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_quiet_by}
+    code = f"from archbench.onnx_session import make_session; make_session({str(exported)!r}, threads=1)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**environment, **places})
+    assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == []  # it keeps a device id and a queue there

@@ -33,7 +33,7 @@ training_of = cache(STUDY.training_of)
 # The checkout's code, in a container too. Commands name what differs between machines and calls by
 # variables, so that another place of the checkout or an unrelated key reruns nothing.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
+    f"set -euo pipefail; {IMAGE_GUARD}export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
     f" export RESULTS='{RESULTS}' LOGS='{LOGS}' OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1; "
 )
 

@@ -40,6 +40,8 @@ rule report:
     log:
         f"{LOGS}/report.log",
     localrule: True
+    container:
+        None
     params:
         settings=STUDY.hash,
     message:
