@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -88,6 +89,49 @@ def head_parameters(network: NormalizedNetwork) -> list[nn.Parameter]:
     if not found:
         raise ValueError(f"{network.architecture}: no parameter starts with '{prefix}'")
     return found
+
+
+def parameter_stages(network: NormalizedNetwork) -> list[tuple[str, list[nn.Parameter]]]:
+    """Return the parameters as ordered stages from the input to the head, each parameter in exactly one.
+
+    A stage is what timm groups coarsely (stem, residual stages, transformer blocks), else each part of the
+    network in the order of its definition. The last stage is named `head`.
+    """
+    named, prefix = dict(network.network.named_parameters()), head_name(network) + "."
+    stages: dict[str, list[nn.Parameter]] = {}
+    for group in _backbone_groups(network.network, [name for name in named if not name.startswith(prefix)]):
+        stages[_unused(_common_path(group), stages)] = [named[name] for name in group]
+    return [*stages.items(), ("head", head_parameters(network))]
+
+
+def _backbone_groups(network: nn.Module, names: list[str]) -> list[list[str]]:
+    """Return the names of the backbone's parameters in groups from the input on."""
+    if hasattr(network, "group_matcher"):
+        from timm.models._manipulate import group_with_matcher
+
+        named = [(name, None) for name in names]
+        return list(group_with_matcher(named, network.group_matcher(coarse=True)).values())  # type: ignore[operator]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    return list(groups.values())
+
+
+def _common_path(names: list[str]) -> str:
+    """Return the dotted path of a stage, at most two parts: what its names share, else where its first one lies."""
+    paths = [name.split(".")[:-1] or [name] for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join((shared or paths[0])[:2])
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def set_training_mode(network: NormalizedNetwork, *, backbone: bool) -> None:

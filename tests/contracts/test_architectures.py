@@ -18,6 +18,8 @@ from archbench.models.building import (
     cam_layer,
     count_parameters,
     head_name,
+    head_parameters,
+    parameter_stages,
     set_training_mode,
 )
 from archbench.models.weights import load_checkpoint, save_weights
@@ -70,6 +72,17 @@ def test_every_trainable_parameter_gets_a_gradient(network: NormalizedNetwork) -
     silent = all(not p.grad.any() for p in network.parameters() if p.grad is not None)
     network.zero_grad(set_to_none=True)
     assert not without and not silent
+
+
+def test_stages_hold_every_parameter_once_from_input_to_head(network: NormalizedNetwork) -> None:
+    stages = parameter_stages(network)
+    placed = [id(p) for _, parameters in stages for p in parameters]
+    assert sorted(placed) == sorted(id(p) for p in network.parameters())
+    assert len({name for name, _ in stages}) == len(stages) >= 4
+    assert stages[-1][0] == "head" and list(map(id, stages[-1][1])) == list(map(id, head_parameters(network)))
+    names = {id(p): name for name, p in network.network.named_parameters()}
+    order = list(names)  # modules are defined in the order in which they run
+    assert order.index(placed[0]) == 0 and [n for n, p in stages if not p] == []
 
 
 def test_frozen_is_all_but_the_head(network: NormalizedNetwork) -> None:
