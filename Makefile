@@ -7,10 +7,10 @@ STUDY ?= config/config.yaml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-slurm system-slurm lint format docs clean clean-all
+.PHONY: help setup setup-dev run test test-architectures test-slurm system-slurm lint format architectures docs clean clean-all
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## create the environment in .venv from requirements.lock
 setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
@@ -22,7 +22,7 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 	echo; echo "report: $(CURDIR)/results/$$name/report.html"
 
 test: setup-dev  ## set up and run the tests
-	pytest -n 2 tests/unit tests/contracts tests/scripts
+	pytest -n 2 -m "not slow" tests/unit tests/contracts tests/scripts
 	pytest tests/workflow
 
 test-slurm: setup-dev system-slurm  ## run a study on a one-node SLURM of its own (root on Debian; minutes)
@@ -34,6 +34,9 @@ system-slurm:  ## install the Debian packages that test-slurm needs, where that 
 	[ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
 	|| echo "slurm-wlm and munge could not be installed: that takes root and apt-get"
+
+test-architectures: setup-dev  ## the ONNX export of every architecture with parity (minutes)
+	pytest -n 2 -m slow tests/contracts
 
 lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
 	ruff check .
@@ -48,7 +51,11 @@ format: setup-dev  ## format Python and Snakemake files
 	ruff format .
 	snakefmt Snakefile workflow
 
-docs: setup  ## regenerate config/README.md and the schema from the settings' descriptions
+architectures: setup  ## print the table of architectures
+	@python scripts/architectures.py
+
+docs: setup  ## regenerate the reference of settings, the schema and the table of architectures
+	python scripts/architectures.py --measure >/dev/null
 	python scripts/generate_docs.py
 
 clean:  ## remove caches, logs and Snakemake's notes; results and the environment stay

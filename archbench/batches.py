@@ -9,10 +9,10 @@ from archbench.models.building import NormalizedNetwork
 
 
 def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return cached images as uint8 pixels (B, 3, H, W) on a device.
+    """Return cached images as uint8 pixels (B, C, H, W) on a device.
 
     Args:
-        images: The cache, uint8, shape (N, H, W, 3), memory-mapped.
+        images: The cache, uint8, shape (N, H, W, C), memory-mapped.
         rows: Rows of the cache, shape (B,).
     """
     batch = torch.from_numpy(np.ascontiguousarray(images[rows]))

@@ -61,22 +61,20 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
 
     model, dataset = study.models[arguments.model], study.datasets[arguments.dataset]
     settings = study.training_of(arguments.model, arguments.dataset)
-    size = study.image_size(arguments.model)
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
     dtype = devices.resolve_precision(settings.precision, device)
     training.seed_start(arguments.seed)
     network = building.build_network(
-        model.architecture,
+        **study.network_of(arguments.model, arguments.dataset),
         num_classes=len(cases.classes),
-        image_size=size,
         dropout=settings.dropout,
-        normalization=dataset.preprocessing.normalization,
+        drop_path=settings.drop_path,
     )
+    report = None
     if arguments.weights:
         verify_checksum(arguments.weights)
-        head = building.head_name(network)
-        report = weights.load_weights(network.network, arguments.weights, head=head, same_head=False)
+        report = weights.load_weights(network, arguments.weights, same_head=False)
         weights.print_report(report, arguments.weights)
     state = Path(arguments.state)
     result = training.train(
@@ -93,7 +91,9 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
     weights.save_weights(network.network, arguments.best, {"architecture": model.architecture})
     write_text(arguments.history, training.history_csv(result.history))
     described = _describe(study, arguments, result, devices.device_name(device), str(dtype).removeprefix("torch."))
-    described |= {"parameters": building.count_parameters(network), "image_size": size}
+    described |= {"parameters": building.count_parameters(network), "image_size": network.image_size}
+    described |= {"network": study.network_of(arguments.model, arguments.dataset)}
+    described |= {"loaded_weights": None if report is None else report.summary()}
     write_json(arguments.settings, described)
     state.unlink(missing_ok=True)
 

@@ -389,7 +389,9 @@ def test_weights_that_an_architecture_lacks() -> None:
     assert (
         problem.startswith("models.small.weights: there are no 'imagenet' weights") and "none, file:<path>" in problem
     )
-    assert "none of none, imagenet, package, file:<path>" in only_problem(base(models__small__weights="imagnet"))
+    assert "none of none, imagenet, hub, package, package:<name>, file:<path>" in only_problem(
+        base(models__small__weights="imagnet")
+    )
 
 
 def test_keys_without_effect_are_refused() -> None:
