@@ -269,6 +269,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     problems += defaults
     for name, model in models.items():
         problems += [f"models.{name}{text}" for text in _model_problems(name, model, check_files)]
+        problems += _common_drop_path_problems(name, model, content.get("training"))
         place = f"models.{name}.training"
         own = _training_problems(place, content.get("training"), model.training, tasks)
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
@@ -334,6 +335,8 @@ def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
     problems += [f".image_size: {text}" for text in architecture.size_problems(size)]
     if model.attention != "none" and not architecture.attention:
         problems.append(f".attention: {model.architecture} pools no feature map that {model.attention} could weigh")
+    if model.training.get("drop_path") and not architecture.drop_path:
+        problems.append(f".training.drop_path: {model.architecture} has no residual branches to drop; set it to 0")
     if model.checkpoint is None:
         problems += [f".weights: {text}" for text in _weight_problems(model, architecture, check_files)]
     if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
@@ -343,6 +346,18 @@ def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
     if model.checkpoint is not None and model.training:
         problems.append(".training: has no effect beside checkpoint; remove one of them")
     return problems
+
+
+def _common_drop_path_problems(name: str, model: Model, common: Any) -> list[str]:
+    """Return what is wrong with a `training.drop_path` that a model without residual branches inherits."""
+    architecture = _architecture(model.architecture)
+    inherited = isinstance(common, Mapping) and common.get("drop_path") and "drop_path" not in model.training
+    if not inherited or architecture is None or architecture.drop_path or model.checkpoint is not None:
+        return []
+    return [
+        f"training.drop_path: {model.architecture} has no residual branches to drop; set "
+        f"models.{name}.training.drop_path: 0.0"
+    ]
 
 
 def _weight_problems(model: Model, architecture: Any, check_files: bool) -> list[str]:
