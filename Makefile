@@ -9,11 +9,11 @@ IMAGE_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-slurm system-slurm lint format docs clean clean-all
-.PHONY: image image-docker test-container system-apptainer system-containers
+.PHONY: help setup setup-dev run test test-architectures test-slurm system-slurm lint format architectures docs
+.PHONY: image image-docker test-container system-apptainer system-containers clean clean-all
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## create the environment in .venv from requirements.lock
 setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
@@ -25,7 +25,7 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 	echo; echo "report: $(CURDIR)/results/$$name/report.html"
 
 test: setup-dev  ## set up and run the tests
-	pytest -n 2 tests/unit tests/contracts tests/scripts
+	pytest -n 2 -m "not slow" tests/unit tests/contracts tests/scripts
 	pytest tests/workflow
 
 test-slurm: setup-dev system-slurm  ## run a study on a one-node SLURM of its own (root on Debian; minutes)
@@ -37,6 +37,9 @@ system-slurm:  ## install the Debian packages that test-slurm needs, where that 
 	[ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
 	|| echo "slurm-wlm and munge could not be installed: that takes root and apt-get"
+
+test-architectures: setup-dev  ## the ONNX export of every architecture with parity (minutes)
+	pytest -n 2 -m slow tests/contracts
 
 lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
 	ruff check .
@@ -72,6 +75,11 @@ system-containers: system-apptainer  ## the same and what test-container needs b
 	apt-get -qq install --yes --no-install-recommends mmdebstrap buildah
 
 docs: setup  ## regenerate config/README.md and the schema from the settings' descriptions
+architectures: setup  ## print the table of architectures
+	@python scripts/architectures.py
+
+docs: setup  ## regenerate the reference of settings, the schema and the table of architectures
+	python scripts/architectures.py --measure >/dev/null
 	python scripts/generate_docs.py
 
 clean:  ## remove caches, logs and Snakemake's notes; results and the environment stay

@@ -11,10 +11,10 @@ from torch import nn
 
 
 def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return cached images as uint8 pixels (B, 3, H, W) on a device, or features (B, F) as they are.
+    """Return cached images as uint8 pixels (B, C, H, W) on a device, or features (B, F) as they are.
 
     Args:
-        images: The cache, memory-mapped: images, uint8, shape (N, H, W, 3), or features, float32, shape (N, F).
+        images: The cache, memory-mapped: images, uint8, shape (N, H, W, C), or features, float32, shape (N, F).
         rows: Rows of the cache, shape (B,).
     """
     batch = torch.from_numpy(np.ascontiguousarray(images[rows]))

@@ -11,13 +11,15 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from archbench import hub
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
 from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
 ENVIRONMENT_PREFIX = "ARCHBENCH_"
-WEIGHT_SOURCES = ("none", "imagenet", "package")
+WEIGHT_SOURCES = ("none", "imagenet", "hub", "package")
+FETCHED = ("imagenet", "hub")  # from the net, unless they are already here
 
 
 class ConfigError(ValueError):
@@ -43,6 +45,19 @@ class Study(StudyFile):
         entry = self.models[model]
         return int(entry.image_size or ARCHITECTURES.get(entry.architecture).image_size)
 
+    def network_of(self, model: str, dataset: str) -> dict[str, Any]:
+        """What decides the shape of a model's network on a dataset and its input: arguments of `build_network`."""
+        entry, preprocessing = self.models[model], self.datasets[dataset].preprocessing
+        return {
+            "architecture": entry.architecture,
+            "image_size": self.image_size(model),
+            "normalization": preprocessing.normalization,
+            "head": entry.head,
+            "head_hidden": entry.head_hidden,
+            "attention": entry.attention,
+            "in_channels": 1 if preprocessing.channels == "gray" else 3,
+        }
+
     def training_of(self, model: str, dataset: str, tuned: Mapping[str, Any] | None = None) -> Training:
         """The recipe of a model on a dataset: defaults, its own overrides, the task's loss and metric.
 
@@ -64,7 +79,7 @@ class Study(StudyFile):
         same_images = same_images and (preprocessing.clahe is None or recipe.clahe_probability == 0)
         entry = self.models[model]
         started = entry.weights != "none"  # random weights differ from seed to seed
-        started = started and getattr(entry, "attention", "none") == "none"  # it trains, before the last layer
+        started = started and entry.attention == "none"  # it trains, before the last layer
         return recipe.cache_features and recipe.freeze == "backbone" and same_images and started
 
     def fold_numbers(self, dataset: str) -> list[int]:
@@ -119,6 +134,7 @@ def parse_study(
     """
     problems: list[str] = []
     content = _merge(dict(content), _from_environment(environment or {}, problems))
+    content = _with_presets(content)
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
     if problems or study is None:
@@ -144,6 +160,45 @@ def _from_environment(environment: Mapping[str, str], problems: list[str]) -> di
             block = {key: block}
         overrides = _merge(overrides, block)
     return overrides
+
+
+def _with_presets(content: dict[str, Any]) -> dict[str, Any]:
+    """Write the presets of the architectures into the models' own recipes where `training.preset` asks for them.
+
+    What `training` or the model names itself stays as it is; doing it twice changes nothing.
+    """
+    common = content.get("training")
+    common = common if isinstance(common, Mapping) else {}
+    models = content.get("models")
+    filled: dict[str, Any] = {}
+    for name, model in models.items() if isinstance(models, Mapping) else ():
+        own = model.get("training", {}) if isinstance(model, Mapping) else None
+        if not isinstance(own, Mapping) or own.get("preset", common.get("preset")) is not True:
+            continue
+        architecture = _architecture(model.get("architecture"))
+        if architecture is not None and model.get("checkpoint") is None:
+            unnamed = _without(architecture.preset.training(), common)
+            filled[name] = {"training": _merge(unnamed, own)}
+    return _merge(content, {"models": filled}) if filled else content
+
+
+def _without(keys: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that are not named, of nested mappings too."""
+    left: dict[str, Any] = {}
+    for key, value in keys.items():
+        other = named.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            left |= {key: inner} if (inner := _without(value, other)) else {}
+        elif key not in named:
+            left[key] = value
+    return left
+
+
+def _architecture(name: Any) -> Any:
+    try:
+        return ARCHITECTURES.get(name) if isinstance(name, str) else None
+    except ValueError:
+        return None  # reported with the model
 
 
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,6 +285,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     problems += defaults
     for name, model in models.items():
         problems += [f"models.{name}{text}" for text in _model_problems(name, model, check_files)]
+        problems += _common_drop_path_problems(name, model, content.get("training"))
         place = f"models.{name}.training"
         own = _training_problems(place, content.get("training"), model.training, tasks)
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
@@ -304,25 +360,60 @@ def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
     problems = []
     if name in RESERVED_MODEL_NAMES:
         problems.append(f": the name '{name}' is taken by the product; choose another")
-    if model.architecture not in ARCHITECTURES.names():
-        return [*problems, f".architecture: {_unknown(ARCHITECTURES, model.architecture)}"]
-    architecture = ARCHITECTURES.get(model.architecture)
+    try:
+        architecture = ARCHITECTURES.get(model.architecture)
+    except ValueError as error:
+        return [*problems, f".architecture: {error}"]
     size = model.image_size or architecture.image_size
     problems += [f".image_size: {text}" for text in architecture.size_problems(size)]
-    source = model.weights
-    if source in WEIGHT_SOURCES:
-        problems += [f".weights: {text}" for text in architecture.weight_problems(source)]
-    elif not source.startswith("file:"):
-        problems.append(f".weights: '{source}' is none of {', '.join(WEIGHT_SOURCES)}, file:<path>")
-    elif check_files and not Path(source[5:]).is_file():
-        problems.append(f".weights: no file '{source[5:]}'")
+    if model.attention != "none" and not architecture.attention:
+        problems.append(f".attention: {model.architecture} pools no feature map that {model.attention} could weigh")
+    if model.training.get("drop_path") and not architecture.drop_path:
+        problems.append(f".training.drop_path: {model.architecture} has no residual branches to drop; set it to 0")
+    if model.checkpoint is None:
+        problems += [f".weights: {text}" for text in _weight_problems(model, architecture, check_files)]
     if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
         problems.append(f".checkpoint: no file '{model.checkpoint}'")
-    if model.checkpoint is not None and source != "none":
+    if model.checkpoint is not None and model.weights != "none":
         problems.append(".weights: has no effect beside checkpoint; remove one of them")
     if model.checkpoint is not None and model.training:
         problems.append(".training: has no effect beside checkpoint; remove one of them")
     return problems
+
+
+def _common_drop_path_problems(name: str, model: Model, common: Any) -> list[str]:
+    """Return what is wrong with a `training.drop_path` that a model without residual branches inherits."""
+    architecture = _architecture(model.architecture)
+    inherited = isinstance(common, Mapping) and common.get("drop_path") and "drop_path" not in model.training
+    if not inherited or architecture is None or architecture.drop_path or model.checkpoint is not None:
+        return []
+    return [
+        f"training.drop_path: {model.architecture} has no residual branches to drop; set "
+        f"models.{name}.training.drop_path: 0.0"
+    ]
+
+
+def _weight_problems(model: Model, architecture: Any, check_files: bool) -> list[str]:
+    source = model.weights
+    kind, _, place = source.partition(":")
+    if kind == "file" and place:
+        return [f"no file '{place}'"] if check_files and not Path(place).is_file() else []
+    if kind == "package" and place:
+        given = architecture.weights.get("package")
+        known = given.package if given is not None else "none"
+        return [] if place == known else [f"no package '{place}' with weights for this architecture (known: {known})"]
+    if source not in WEIGHT_SOURCES:
+        return [f"'{source}' is none of {', '.join(WEIGHT_SOURCES)}, package:<name>, file:<path>"]
+    problems: list[str] = architecture.weight_problems(source)
+    if problems or source not in FETCHED or not check_files or not hub.is_offline():
+        return problems
+    where = architecture.weights[source]
+    repository = where.repository or f"timm/{where.location}"
+    files = [where.location] if where.repository and where.location else list(hub.WEIGHTS_FILES)
+    here = hub.weights_path(model.architecture, source).is_file()
+    if here or any(hub.local_file(repository, file) for file in files):
+        return []
+    return [hub.missing_file(repository, files[0], "HF_HUB_OFFLINE is set") + ", or use file:<path>"]
 
 
 def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], tasks: list[str]) -> list[str]:

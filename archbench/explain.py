@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from archbench.artifacts import MetricRecord, Predictions, atomic_path, softmax
 from archbench.cases import Cases
 from archbench.image_cache import ImageCache
 from archbench.images import to_cached_pixels
-from archbench.models.building import NormalizedNetwork, cam_layer
+from archbench.models.building import NormalizedNetwork, cam_layer, cam_maps
 from archbench.models.weights import load_checkpoint
-from archbench.registry import ARCHITECTURES
 from archbench.statistics import wilson_interval
 
 PICTURE_SIDE = 320
@@ -36,7 +36,7 @@ class Explanation:
 
     Attributes:
         heatmap: Grad-CAM of the predicted class, float32 in 0..1, shape (S, S).
-        image: The network's input before normalisation, uint8, shape (S, S, 3).
+        image: The network's input before normalisation, uint8, shape (S, S, C).
         cam_max_in_lesion: Whether the map's maximum lies in a planted lesion; None without lesions.
         lesion_area: Share of the picture that lesions cover; None without lesions.
     """
@@ -95,10 +95,10 @@ def _explain_fold(
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    reshape = _tokens_to_grid(network) if ARCHITECTURES.get(network.architecture).tokens else None
     cache_rows = cases.cache.rows(rows.case_id.tolist())
     probabilities, decisions, found = softmax(rows.logits), rows.decisions, []
-    with GradCAM(model=network, target_layers=[cam_layer(network)], reshape_transform=reshape) as cam:
+    layers, reshape = [cam_layer(network)], partial(cam_maps, network)
+    with GradCAM(model=network, target_layers=layers, reshape_transform=reshape) as cam:
         for k, cache_row in enumerate(cache_rows.tolist()):
             image = np.array(cases.cache.images[cache_row])
             predicted = int(decisions[k])
@@ -123,17 +123,6 @@ def _explain_fold(
     if len(found) < len(rows):  # the library's context manager swallows IndexError
         raise ExplainError(f"Grad-CAM of {rows.case_id[len(found)]} failed with an IndexError ({network.architecture})")
     return found
-
-
-def _tokens_to_grid(network: NormalizedNetwork) -> Any:
-    prefix = int(network.network.num_prefix_tokens)  # type: ignore[arg-type]
-    height, width = network.network.patch_embed.grid_size  # type: ignore[union-attr, misc]
-
-    def reshape(tokens: torch.Tensor) -> torch.Tensor:
-        grid = tokens[:, prefix:].reshape(len(tokens), height, width, -1)  # type: ignore[has-type]
-        return grid.permute(0, 3, 1, 2)
-
-    return reshape
 
 
 def _check_heatmap(heatmap: np.ndarray, case: str, architecture: str) -> None:
@@ -185,7 +174,7 @@ def write_pictures(explanations: Sequence[Explanation], folder: Path) -> list[di
     names = []
     for k, item in enumerate(explanations):
         stem = f"{k:03d}"
-        original = _enlarge(item.image)
+        original = _enlarge(np.ascontiguousarray(np.broadcast_to(item.image, (*item.image.shape[:2], 3))))
         weight = cv2.resize(item.heatmap, original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         colours = cv2.applyColorMap(np.uint8(255 * np.clip(weight, 0, 1)), cv2.COLORMAP_VIRIDIS)  # type: ignore[call-overload]
         heat = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)

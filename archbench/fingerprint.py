@@ -43,7 +43,7 @@ def fingerprint(script: str, components: Iterable[tuple[str, str]] = ()) -> str:
 def _fingerprint(script: str, components: tuple[tuple[str, str], ...]) -> str:
     return fingerprint_files(
         SCRIPTS / f"{script}.py",
-        [(_module_path(REGISTRIES[kind].module(name)), name) for kind, name in components],
+        [(_module_path(REGISTRIES[kind].module(name)), REGISTRIES[kind].entry(name)) for kind, name in components],
     )
 
 
@@ -89,8 +89,9 @@ def _registered_name(node: ast.stmt) -> str | None:
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args):
         return None
     first = call.args[0]
-    is_name = call.func.attr == "register" and isinstance(first, ast.Constant) and isinstance(first.value, str)
-    return str(first.value) if is_name and isinstance(first, ast.Constant) else None
+    if call.func.attr not in ("register", "register_open") or not isinstance(first, ast.Constant):
+        return None
+    return first.value if isinstance(first.value, str) else None
 
 
 def _bound_names(node: ast.stmt) -> Iterator[str]:

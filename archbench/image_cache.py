@@ -1,6 +1,6 @@
 """One memory-mapped cache of preprocessed images for every model, fold and seed.
 
-A cache is a folder named by its content: images.npy (N, S, S, 3) uint8 RGB, clahe.npy likewise if asked for,
+A cache is a folder named by its content: images.npy (N, S, S, C) uint8 RGB or gray, clahe.npy likewise if asked for,
 geometry.npy (N, 4) crop boxes, index.json. It is built in `<key>.partial`, where an interrupted build goes
 on, and gets its name only when every image is in it. It stands apart from images.py because those who read it
 need no decoder.
@@ -35,8 +35,8 @@ PROGRESS_SECONDS = 2.0
 class ImageCache:
     """Preprocessed images of a dataset, memory-mapped, in the order of `case_ids`.
 
-    `images` and `clahe` have shape (N, S, S, 3), uint8 RGB; `geometry` (N, 4) holds x0, y0, x1, y1 of the
-    crop box in source pixels (EXIF orientation applied).
+    `images` and `clahe` are uint8, of shape (N, S, S, 3), RGB, or (N, S, S, 1), gray; `geometry` (N, 4) holds
+    x0, y0, x1, y1 of the crop box in source pixels (EXIF orientation applied).
     """
 
     images: np.ndarray
@@ -80,10 +80,16 @@ def open_cache(path: str | Path) -> ImageCache:
         raise ArtifactError(f"the image cache {folder} is gone or incomplete: {remedy}")
     index = read_json(folder / "index.json")
     n, size = len(index["case_ids"]), int(index["size"])
-    images = _open_array(folder / "images.npy", shape=(n, size, size, 3), remedy=remedy)
+    images = _open_array(
+        folder / "images.npy", shape=(n, size, size, _depth(index.get("channels", "rgb"))), remedy=remedy
+    )
     clahe = _open_array(folder / "clahe.npy", shape=images.shape, remedy=remedy) if index["clahe"] else None
     geometry = _open_array(folder / "geometry.npy", shape=(n, 4), remedy=remedy)
     return ImageCache(images, clahe, np.array(geometry), tuple(index["case_ids"]), size)
+
+
+def _depth(channels: str) -> int:
+    return 1 if channels == "gray" else 3
 
 
 def _open_array(path: Path, *, shape: tuple[int, ...], remedy: str) -> np.ndarray:
@@ -185,7 +191,7 @@ class _Partial:
     @classmethod
     def open(cls, folder: Path, *, n: int, preprocessing: Preprocessing) -> _Partial:
         """Go on with the arrays in `folder` if they are all there and fit; otherwise start over."""
-        square = (n, preprocessing.size, preprocessing.size, 3)
+        square = (n, preprocessing.size, preprocessing.size, _depth(preprocessing.channels))
         kinds: dict[str, tuple[tuple[int, ...], str]] = {
             "images": (square, "|u1"),
             "geometry": ((n, 4), "<f4"),

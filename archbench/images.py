@@ -34,6 +34,7 @@ class Preprocessing:
     crop_border: bool = True
     clahe: float | None = None
     intensity: str = "full_range"
+    channels: str = "rgb"
 
 
 def decode(data: bytes, *, max_pixels: int, intensity: str = "full_range") -> np.ndarray:
@@ -232,11 +233,24 @@ def equalize(image: np.ndarray, *, clip: float) -> np.ndarray:
 def preprocess(
     image: np.ndarray, settings: Preprocessing
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int, int, int]]:
-    """The square image (S, S, 3), its CLAHE version or None, the crop box x0, y0, x1, y1 in source pixels."""
+    """The square image (S, S, 3), its CLAHE version or None, the crop box x0, y0, x1, y1 in source pixels.
+
+    With `channels: gray` both have one channel, (S, S, 1).
+    """
     box = border_box(image) if settings.crop_border else (0, 0, image.shape[1], image.shape[0])
     x0, y0, x1, y1 = box
     square = resize(image[y0:y1, x0:x1], size=settings.size)
-    return square, None if settings.clahe is None else equalize(square, clip=settings.clahe), box
+    equalized = None if settings.clahe is None else equalize(square, clip=settings.clahe)
+    if settings.channels == "gray":
+        return to_gray(square), None if equalized is None else to_gray(equalized), box
+    return square, equalized, box
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """The luminance of an RGB image (H, W, 3) as one channel (H, W, 1); three equal channels stay as they are."""
+    if (image == image[:, :, :1]).all():
+        return np.ascontiguousarray(image[:, :, :1])
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
 
 
 def to_cached_pixels(points: np.ndarray, *, box: np.ndarray, size: int) -> np.ndarray:

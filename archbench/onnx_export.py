@@ -38,7 +38,7 @@ class Parity:
 
 
 def export_onnx(network: NormalizedNetwork, path: Path, *, classes: Sequence[str]) -> None:
-    """Write an ONNX file: input `images` float32 (batch, 3, S, S) normalised, output `logits` (batch, K).
+    """Write an ONNX file: input `images` float32 (batch, C, S, S) normalised, output `logits` (batch, K).
 
     The dynamo exporter with a batch of two as sample, since one of a single image is frozen at 1.
 
@@ -47,7 +47,7 @@ def export_onnx(network: NormalizedNetwork, path: Path, *, classes: Sequence[str
     """
     bare = network.network.cpu().eval()
     size = network.image_size
-    sample = torch.zeros(2, 3, size, size)
+    sample = torch.zeros(2, network.in_channels, size, size)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making; parity decides
         raw = Path(folder) / "model.onnx"

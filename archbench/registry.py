@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class Registry(Generic[T]):
         self.skip = skip  # modules that register nothing and may import torch
         self._items: dict[str, T] = {}
         self._modules: dict[str, str] = {}
+        self._open: dict[str, Callable[[str], T]] = {}
+        self._made: dict[str, T] = {}
         self._discovered = False
 
     def register(self, name: str, item: T) -> T:
@@ -49,13 +52,33 @@ class Registry(Generic[T]):
         self._modules[name] = caller or str(module)
         return item
 
+    def register_open(self, prefix: str, make: Callable[[str], T]) -> None:
+        """Offer every name with this prefix; `make` returns its component, or raises UnknownName with the reason."""
+        self._open[prefix] = make
+        self._modules[prefix] = _registering_module()
+
     def get(self, name: str) -> T:
         """Return the component; an unknown name raises UnknownName with the known names."""
         self._discover()
+        prefix = self.entry(name)
+        if name not in self._items and prefix in self._open:
+            self._made[name] = self._made.get(name) or self._open[prefix](name)
+            return self._made[name]
         if name not in self._items:
-            known = self.names()
-            raise UnknownName(f"unknown {self.kind} '{name}'{suggest(name, known)} (known: {', '.join(known)})")
+            known, open_names = self.names(), [f"{prefix}<name>" for prefix in self.prefixes()]
+            listed = ", ".join([*known, *open_names])
+            raise UnknownName(f"unknown {self.kind} '{name}'{suggest(name, known)} (known: {listed})")
         return self._items[name]
+
+    def entry(self, name: str) -> str:
+        """Return what a name is registered under: itself, or the prefix of an open family of names."""
+        self._discover()
+        return next((prefix for prefix in self._open if name.startswith(prefix) and name not in self._items), name)
+
+    def prefixes(self) -> list[str]:
+        """Return the prefixes of open families of names, sorted."""
+        self._discover()
+        return sorted(self._open)
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -65,7 +88,7 @@ class Registry(Generic[T]):
     def module(self, name: str) -> str:
         """Return the dotted name of the module that registered a component."""
         self.get(name)
-        return self._modules[name]
+        return self._modules[self.entry(name)]
 
     def _discover(self) -> None:
         if self._discovered:
@@ -83,7 +106,9 @@ def _registering_module() -> str:
     return str(sys._getframe(2).f_globals.get("__name__", ""))
 
 
-ARCHITECTURES: Registry[Any] = Registry("architecture", "archbench.models", skip=("building", "weights"))
+ARCHITECTURES: Registry[Any] = Registry(
+    "architecture", "archbench.models", skip=("building", "heads", "weights", "transformers_network")
+)
 DATASETS: Registry[Any] = Registry("dataset format", "archbench.datasets")
 LOSSES: Registry[Any] = Registry("loss", "archbench.losses")
 METRICS: Registry[Any] = Registry("metric", "archbench.metrics")

@@ -42,6 +42,11 @@ class Preprocessing(Settings):
     normalization: Literal["auto", "imagenet", "half"] = Field(
         "auto", description="Mean and std: the architecture's own (auto), ImageNet's, or .5 and .5 (half)."
     )
+    channels: Literal["rgb", "gray"] = Field(
+        "rgb",
+        description="gray keeps one channel (a third of the cache); the first convolution of pretrained weights is "
+        "averaged over its three.",
+    )
     intensity: Literal["full_range", "min_max"] = Field(
         "full_range", description="16-bit images: scale the type's full range, or each image's own minimum to maximum."
     )
@@ -112,6 +117,11 @@ class AsymmetricLoss(Settings):
 class Training(Settings):
     """Recipe of one model. A model entry may override every key."""
 
+    preset: bool = Field(
+        False,
+        description="Take lr, batch_size, optimizer, epochs and patience that the study doesn't name from the "
+        "architecture's preset (docs/architectures.md): default < preset < `training` < `models.<name>.training`.",
+    )
     loss: str | None = Field(None, description="Loss; default: the task's.")
     focal_gamma: float = Field(2.0, ge=0, description="Focusing exponent of the focal loss.")
     focal_alpha: float | None = Field(
@@ -160,7 +170,10 @@ class Training(Settings):
         "all", description="After freeze_epochs: the whole backbone at once, or stage by stage from the head."
     )
     unfreeze_every: int = Field(1, ge=1, description="Epochs between two stages (unfreeze: progressive).")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the last layer.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the last layer (see head: mlp for two).")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Probability of a dropped residual branch in the deepest block (stochastic depth)."
+    )
     sampler: Literal["uniform", "balanced"] = Field(
         "uniform", description="balanced: rare classes or labels are drawn as often as frequent ones."
     )
@@ -189,10 +202,24 @@ class Training(Settings):
 class Model(Settings):
     """One candidate: an architecture with its recipe."""
 
-    architecture: str = Field(description="Name of the architecture.")
-    weights: str = Field("none", description="Start: none, imagenet, package, or file:<path>.")
+    architecture: str = Field(
+        description="Name (docs/architectures.md), timm:<name> for any other of timm, hf:<repository or folder> for a "
+        "vision backbone of Hugging Face."
+    )
+    weights: str = Field(
+        "none",
+        description="Start: none, imagenet (timm's), hub (the architecture's own repository), package, "
+        "package:<name>, or file:<path> (safetensors, or a checkpoint of tensors alone).",
+    )
     image_size: int | None = Field(None, ge=16, le=2048, description="Side of the input; default: the architecture's.")
     checkpoint: str | None = Field(None, description="Weights to evaluate without training (safetensors or .pth).")
+    head: Literal["linear", "mlp"] = Field(
+        "linear", description="Last layer, or dropout → `head_hidden` units → ReLU → half the dropout → last layer."
+    )
+    head_hidden: int = Field(512, ge=1, description="Units of the hidden layer (head: mlp).")
+    attention: Literal["none", "se", "cbam"] = Field(
+        "none", description="Attention block on the feature map before pooling, reduction 16."
+    )
     training: dict[str, object] = Field(default_factory=dict, description="Overrides of `training`.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,7 @@ class Job:
     """What is trained, with which recipe, on what.
 
     Attributes:
-        image_size: Side of the input, pixels.
+        network: Shape and input of the network: arguments of `build_network`.
         weights: Safetensors file to start from; None starts from random weights.
         device: auto, cpu, cuda or mps.
     """
@@ -29,29 +29,28 @@ class Job:
     model: Model
     dataset: Dataset
     recipe: Training
-    image_size: int
+    network: dict[str, Any]
     seed: int
     weights: str | None
     device: str
     threads: int
 
 
-def start_network(job: Job, cases: Cases) -> building.NormalizedNetwork:
-    """Return the network of a job with its start weights; the seed decides what is random."""
+def start_network(job: Job, cases: Cases) -> tuple[building.NormalizedNetwork, weights.LoadReport | None]:
+    """Return the network of a job and what its start weights filled; the seed decides what is random."""
     torch.manual_seed(job.seed)
     network = building.build_network(
-        job.model.architecture,
+        **job.network,
         num_classes=n_logits(job.dataset.task, cases),
-        image_size=job.image_size,
         dropout=job.recipe.dropout,
-        normalization=job.dataset.preprocessing.normalization,
+        drop_path=job.recipe.drop_path,
     )
-    if job.weights:
-        verify_checksum(job.weights)
-        head = building.head_name(network)
-        report = weights.load_weights(network.network, job.weights, head=head, same_head=False)
-        weights.print_report(report, job.weights)
-    return network
+    if not job.weights:
+        return network, None
+    verify_checksum(job.weights)
+    report = weights.load_weights(network, job.weights, same_head=False)
+    weights.print_report(report, job.weights)
+    return network, report
 
 
 def n_logits(task: str, cases: Cases) -> int:

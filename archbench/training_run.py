@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Trained:
     result: TrainingResult
     device: str
     precision: str
+    loaded_weights: dict[str, Any] | None = None
 
 
 def run_training(
@@ -49,7 +51,7 @@ def run_training(
     devices.prepare_torch(threads=job.threads)
     device = devices.resolve_device(job.device)
     dtype = devices.resolve_precision(job.recipe.precision, device)
-    network = start_network(job, cases)
+    network, report = start_network(job, cases)
     data = training_data(job.dataset.task, cases, parts)
     trained: NormalizedNetwork | FeatureHead = network
     if features:
@@ -69,7 +71,9 @@ def run_training(
         fixed_epochs=fixed_epochs,
         on_epoch=on_epoch,
     )
-    return Trained(network, result, devices.device_name(device), str(dtype).removeprefix("torch."))
+    precision = str(dtype).removeprefix("torch.")
+    loaded = None if report is None else report.summary()
+    return Trained(network, result, devices.device_name(device), precision, loaded)
 
 
 def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> TrainingData:

@@ -71,7 +71,7 @@ def main() -> int:
 def _network(weights: Path, seed: int) -> NormalizedNetwork:
     torch.manual_seed(seed)
     network = build_network(ARCHITECTURE, num_classes=5, image_size=SIZE)
-    load_weights(network.network, weights, head="classifier", same_head=False)
+    load_weights(network, weights, same_head=False)
     return network
 
 

@@ -48,7 +48,7 @@ def _cache(study: Study, arguments: argparse.Namespace) -> Path:
         model=model,
         dataset=dataset,
         recipe=recipe,
-        image_size=study.image_size(arguments.model),
+        network=study.network_of(arguments.model, arguments.dataset),
         seed=0,
         weights=arguments.weights,
         device=study.compute.device,
@@ -57,15 +57,13 @@ def _cache(study: Study, arguments: argparse.Namespace) -> Path:
     content = {
         "images": Path(read_json(arguments.cache)["path"]).name,
         "weights": hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest(),
-        "network": model.model_dump(exclude={"training", "checkpoint", "weights"}),
-        "image_size": job.image_size,
-        "normalization": dataset.preprocessing.normalization,
+        "network": job.network,
         "code": arguments.code,
     }
     path = Path(arguments.cache_dir) / f"{features_key(content)}.npy"
     prepare_torch(threads=arguments.threads)
     device = resolve_device(study.compute.device)
-    network = start_network(job, cases)
+    network, _ = start_network(job, cases)
     build_features(path, network, cases.cache.images, batch_size=recipe.eval_batch_size, device=device)
     return path
 

@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             crop_border=settings.crop_border,
             clahe=settings.clahe,
             intensity=settings.intensity,
+            channels=settings.channels,
         ),
         max_pixels=study.audit.max_pixels,
         threads=arguments.threads,

@@ -43,15 +43,9 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
     from archbench import devices, explain
     from archbench.models.building import build_network, cam_layer_name
 
-    architecture = study.models[arguments.model].architecture
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
-    network = build_network(
-        architecture,
-        num_classes=len(cases.classes),
-        image_size=study.image_size(arguments.model),
-        normalization=study.datasets[arguments.dataset].preprocessing.normalization,
-    )
+    network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
     paths = {(int(f), int(s)): Path(p) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)}
     predictions = read_predictions(arguments.predictions, cases.classes)
     chosen = explain.choose_cases(predictions, study.explain.cases, seed=study.explain.seed)

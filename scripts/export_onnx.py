@@ -49,12 +49,7 @@ def _export(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[s
     fold, seed, path = best_checkpoint(arguments.checkpoint)
     size = study.image_size(arguments.model)
     devices.prepare_torch(threads=arguments.threads)
-    network = build_network(
-        study.models[arguments.model].architecture,
-        num_classes=len(cases.classes),
-        image_size=size,
-        normalization=study.datasets[arguments.dataset].preprocessing.normalization,
-    )
+    network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
     load_checkpoint(network, path, torch.device("cpu"))
     output = Path(arguments.output)
     onnx_export.export_onnx(network, output, classes=cases.classes)

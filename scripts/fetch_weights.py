@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, fetch, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", required=True, help="name of the architecture")
-    parser.add_argument("--source", required=True, choices=["imagenet", "package"], help="where they come from")
+    parser.add_argument("--source", required=True, choices=["imagenet", "hub", "package"], help="where they come from")
     parser.add_argument("--output", required=True, help="safetensors file to write")
     arguments = parser.parse_args(argv)
     label_progress(f"weights {arguments.architecture}")

@@ -65,7 +65,7 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
         model=model,
         dataset=study.datasets[arguments.dataset],
         recipe=recipe,
-        image_size=study.image_size(arguments.model),
+        network=study.network_of(arguments.model, arguments.dataset),
         seed=study.protocol.seeds[0],
         weights=arguments.weights,
         device=study.compute.device,
@@ -105,7 +105,7 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
         "precision": trained.precision,
         "class_weights": trained.result.class_weights,
         "parameters": building.count_parameters(trained.network),
-        "image_size": job.image_size,
+        "image_size": trained.network.image_size,
         "training": recipe.model_dump(),
     }
     write_json(arguments.settings, described)

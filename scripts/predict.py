@@ -50,12 +50,7 @@ def _predict(study: Study, arguments: argparse.Namespace) -> None:
     cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
-    network = build_network(
-        study.models[arguments.model].architecture,
-        num_classes=len(cases.classes),
-        image_size=study.image_size(arguments.model),
-        normalization=study.datasets[arguments.dataset].preprocessing.normalization,
-    )
+    network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
     checkpoints = [Checkpoint(int(f), int(s), Path(p)) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)]
     origin = provenance(
         study=study.study,

@@ -51,12 +51,7 @@ def _time(study: Study, arguments: argparse.Namespace) -> None:
     for entry in arguments.entry:
         model, onnx_file, account_file, pointer = entry.split(":")
         account, cases = read_json(account_file), read_cases(arguments.manifest, arguments.folds, pointer)
-        network = build_network(
-            study.models[model].architecture,
-            num_classes=len(cases.classes),
-            image_size=study.image_size(model),
-            normalization=study.datasets[arguments.dataset].preprocessing.normalization,
-        )
+        network = build_network(**study.network_of(model, arguments.dataset), num_classes=len(cases.classes))
         networks[model] = load_checkpoint(network, account["checkpoint"], torch.device("cpu"))
         files[model] = Path(onnx_file)
         inputs[model] = (cases.cache.images, cases.part(account["fold"], "val").rows)

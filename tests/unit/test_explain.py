@@ -24,7 +24,7 @@ from archbench.explain import (
     write_pictures,
 )
 from archbench.image_cache import ImageCache
-from archbench.models.building import NormalizedNetwork, build_network, cam_layer
+from archbench.models.building import NormalizedNetwork, build_network, cam_layer, cam_maps
 from archbench.models.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_token_order_is_row_by_row() -> None:
     torch.manual_seed(0)
     net = build_network("vit_tiny_patch16_224", num_classes=3, image_size=64)
     tokens = torch.arange(17.0).view(1, 17, 1)
-    grid = explain_module._tokens_to_grid(net)(tokens)
+    grid = cam_maps(net, tokens)
     assert grid.shape == (1, 1, 4, 4)
     assert grid[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
 

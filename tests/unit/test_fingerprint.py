@@ -146,13 +146,11 @@ def test_another_family_changes_nothing(checkout: Checkout) -> None:
 
 def test_an_architectures_own_entry_changes_it_alone(checkout: Checkout) -> None:
     path = "archbench/models/resnet.py"
-    assert checkout.replace(path, 'build=timm_builder("resnet50")', 'build=timm_builder("resnet50", x=1)') == {
-        "predict resnet50"
-    }
+    assert checkout.replace(path, '_resnet("resnet50", tag="a1', '_resnet("resnet50", tag="a2') == {"predict resnet50"}
 
 
-def test_a_constant_of_the_family_changes_those_that_use_it(checkout: Checkout) -> None:
-    changed = checkout.replace("archbench/models/resnet.py", 'PAPER = "', 'PAPER = "see ')
+def test_what_a_family_shares_changes_those_that_use_it(checkout: Checkout) -> None:
+    changed = checkout.replace("archbench/models/resnet.py", "image_size=224", "image_size=225")
     assert changed == {job for job in JOBS if "resnet" in job}
 
 
@@ -204,5 +202,10 @@ def test_component_modules_hold_only_statements_that_slicing_understands() -> No
                 simple = isinstance(node, ast.Assign) and all(isinstance(t, ast.Name | ast.Tuple) for t in node.targets)
                 guard = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
                 text = ast.unparse(node)
-                call = isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or ".register(" in text)
+                call = isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or ".register" in text)
                 assert isinstance(node, plain) or simple or guard or call, f"{path}:{node.lineno}: {text[:80]}"
+
+
+def test_open_names_have_the_code_of_their_family() -> None:
+    one, other = (fingerprint("predict", components_of(architecture=f"timm:{n}")) for n in ("regnety_002", "resnet14t"))
+    assert one == other != fingerprint("predict", components_of(architecture="resnet18"))

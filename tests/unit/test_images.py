@@ -207,6 +207,16 @@ def test_the_cache_holds_what_preprocessing_gives(tmp_path: Path) -> None:
         assert np.array_equal(cache.clahe[index], equalize(cache.images[index], clip=2.0))
 
 
+def test_a_gray_cache_holds_one_channel(tmp_path: Path) -> None:
+    arguments = write_images(tmp_path / "data", n=2)
+    arguments["preprocessing"] = Preprocessing(size=32, clahe=2.0, channels="gray")
+    cache = open_cache(build_cache(cache_dir=tmp_path / "cache", **arguments))
+    assert cache.images.shape == (2, 32, 32, 1) and cache.clahe is not None and cache.clahe.shape == (2, 32, 32, 1)
+    colour = open_cache(build_cache(cache_dir=tmp_path / "cache", **write_images(tmp_path / "data", n=2)))
+    luminance = colour.images[0].astype(float) @ [0.299, 0.587, 0.114]  # ITU-R BT.601
+    assert np.abs(cache.images[0, :, :, 0] - luminance).max() <= 1
+
+
 def test_settings_content_and_code_name_the_cache(tmp_path: Path) -> None:
     arguments = write_images(tmp_path / "data", n=2)
     changes: list[dict[str, Any]] = [

@@ -19,6 +19,7 @@ CONFIGURATION = (
     "archbench.tasks",
     "archbench.artifacts",
     "archbench.checksums",
+    "archbench.hub",
     "archbench.settings",
     "archbench.config",
     "archbench.fingerprint",
@@ -31,6 +32,7 @@ SHARED = (
     "archbench.gpu_slots",
     "archbench.devices",
     "archbench.onnx_session",
+    "archbench.architecture_table",
     "archbench.augmentation",
     "archbench.mixing",
     "archbench.sampling",
@@ -92,6 +94,7 @@ TORCH_FREE = (
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
     *("checksums", "interruption", "gpu_slots"),
+    *("hub", "architecture_table"),
 )
 HEAVY = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "pytorch_grad_cam", "pandas")
 

@@ -43,7 +43,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def load(network: NormalizedNetwork, path: Path, *, same_head: bool = False) -> LoadReport:
-    return load_weights(network.network, path, head="head", same_head=same_head)
+    return load_weights(network, path, same_head=same_head)
 
 
 def test_saved_weights_come_back_whole(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_package_weights_convert_tensor_by_tensor(tmp_path: Path) -> None:
     for name, tensor in zip(names, given, strict=True):
         assert torch.equal(converted[name], tensor), name
     graded = build_network("tf_efficientnet_lite0", num_classes=5, image_size=64)
-    report = load_weights(graded.network, tmp_path / "lite0.safetensors", head="classifier", same_head=False)
+    report = load_weights(graded, tmp_path / "lite0.safetensors", same_head=False)
     assert len(report.loaded) == 245, "all but the two tensors of the head"
     assert set(report.resized) == {"classifier.weight", "classifier.bias"}
     assert not report.unexpected and all("num_batches" in name for name in report.missing)
@@ -253,12 +253,105 @@ def test_weights_that_cant_be_had_say_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_no_network_names_the_file_to_fetch_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
+    import huggingface_hub
 
     def offline(*args: object, **settings: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    remedy = r"timm/resnet18\.a1_in1k can't be fetched .*weights: file:<path>; or put such a file at .*w\.safetensors"
-    with pytest.raises(WeightsError, match=remedy):
-        fetch_weights("resnet18", "imagenet", tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    for architecture, source, address in (
+        ("resnet18", "imagenet", "timm/resnet18.a1_in1k/resolve/main/model.safetensors"),
+        ("biomedclip", "hub", "vit_base_patch16_224/resolve/main/open_clip_pytorch_model.bin"),
+        ("raddino", "hub", "microsoft/rad-dino/resolve/main/model.safetensors"),
+    ):
+        with pytest.raises(
+            WeightsError, match=r"no route to host.*weights: file:<path>; or put such a file at"
+        ) as caught:
+            fetch_weights(architecture, source, tmp_path / "w.safetensors")
+        assert f"https://huggingface.co/{address}" in str(caught.value).replace(
+            "microsoft/BiomedCLIP-PubMedBERT_256-", ""
+        )
+        assert "put it at results/cache/huggingface/" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_put_by_hand_is_used_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    given = tmp_path / "results/cache/huggingface/timm--resnet18.a1_in1k"
+    given.mkdir(parents=True)
+    torch.manual_seed(3)
+    pretrained = build_network("resnet18", num_classes=1000, image_size=32)
+    save_weights(pretrained.network, given / "model.safetensors")
+    fetch_weights("resnet18", "imagenet", tmp_path / "w.safetensors")
+    report = load(build_network("resnet18", num_classes=5, image_size=32), tmp_path / "w.safetensors")
+    assert set(report.resized) == {"fc.weight", "fc.bias"} and not report.missing and not report.unexpected
+
+
+def test_the_image_tower_of_an_open_clip_file_is_found(tmp_path: Path) -> None:
+    """BiomedCLIP's file holds the tower as visual.trunk beside a text model; open_clip is not needed."""
+    tower = build_network("biomedclip", num_classes=1, image_size=32)
+    state = {f"visual.trunk.{k}": v for k, v in tower.network.state_dict().items() if not k.startswith("head.")}
+    state |= {
+        "visual.head.proj.weight": torch.zeros(512, 768),
+        "text.transformer.x": torch.zeros(2),
+        "logit_scale": torch.ones(1),
+    }
+    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
+    other = build_network("biomedclip", num_classes=5, image_size=48)
+    report = load(other, tmp_path / "open_clip_pytorch_model.bin")
+    assert report.prefix == "visual.trunk." and report.resized == ["pos_embed"]
+    assert set(report.unexpected) == {"visual.head.proj.weight", "text.transformer.x", "logit_scale"}
+    assert torch.equal(other.network.blocks[7].mlp.fc1.weight, tower.network.blocks[7].mlp.fc1.weight)
+    summary = report.summary()
+    assert summary["unexpected_count"] == 3 and summary["loaded_count"] == len(state) - 3
+    assert summary["prefix_removed"] == "visual.trunk." and summary["resized"] == ["pos_embed"]
+
+
+def test_a_chexnet_file_of_early_torchvision_fits(tmp_path: Path) -> None:
+    """Its names split `norm.1`, and wrap model and head."""
+    import re
+
+    trained = build_network("chexnet", num_classes=14, image_size=32)
+    state = {}
+    for name, tensor in trained.network.state_dict().items():
+        old = re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name)
+        state["module.densenet121." + old.replace("classifier.", "classifier.0.")] = tensor
+    assert "module.densenet121.features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save({"state_dict": state}, tmp_path / "m.pth.tar")
+    other = build_network("chexnet", num_classes=14, image_size=32)
+    assert not load(other, tmp_path / "m.pth.tar", same_head=True).unexpected
+    assert same(trained, other)
+
+
+def test_a_gray_image_enters_by_the_averaged_first_convolution(tmp_path: Path) -> None:
+    """Pretrained kernels of three channels, a gray image: the logits are those of three equal channels."""
+    torch.manual_seed(0)
+    colour = build_network("resnet18", num_classes=5, image_size=32, normalization="half").eval()
+    save_weights(colour.network, tmp_path / "w.safetensors")
+    gray = build_network("resnet18", num_classes=5, image_size=32, normalization="half", in_channels=1).eval()
+    assert load(gray, tmp_path / "w.safetensors", same_head=True).resized == ["conv1.weight"]
+    mean = colour.network.conv1.weight.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(gray.network.conv1.weight, 3 * mean)
+    pixels = torch.randint(0, 256, (2, 1, 32, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(gray(pixels), colour(pixels.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-4)
+
+
+def test_swin_tables_are_resized_with_the_window(tmp_path: Path) -> None:
+    name = "swin_tiny_patch4_window7_224"
+    large = build_network(name, num_classes=5, image_size=224)
+    save_weights(large.network, tmp_path / "w.safetensors")
+    small = build_network(name, num_classes=5, image_size=64)
+    report = load(small, tmp_path / "w.safetensors", same_head=True)
+    assert report.resized and all(item.endswith("relative_position_bias_table") for item in report.resized)
+
+
+def test_a_wrong_file_names_the_nearest_names(tmp_path: Path) -> None:
+    state = {name.replace("features", "feature_maps"): tensor for name, tensor in custom().network.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"nearest names in the file: features\.\S+ ~ feature_maps\."):
+        load(custom(), tmp_path / "w.safetensors")

@@ -1,7 +1,9 @@
 # Where things lie, and what a job depends on besides its files. Nothing else.
 import re
+import shlex
 from functools import cache
 
+from archbench import hub
 from archbench.artifacts import write_json
 from archbench.config import settings_hash
 from archbench.tasks import TASKS
@@ -101,7 +103,15 @@ def weights_file_of(model):
         return []
     if model.weights.startswith("file:"):
         return [model.weights[len("file:") :]]
-    return [f"{CACHE}/weights/{model.architecture}-{model.weights}.safetensors"]
+    source = model.weights.partition(":")[0]
+    return [hub.weights_path(model.architecture, source).as_posix()]
+
+
+# File names carry no colons and slashes, so that of `hf:<repository>` is looked up here.
+ARCHITECTURE_OF = {
+    hub.weights_stem(model.architecture): model.architecture
+    for model in STUDY.models.values()
+}
 
 
 def feature_pointer(w):
@@ -156,13 +166,7 @@ def network_settings(w):
 
 def network_settings_of(model, dataset):
     """What a network's input and shape depend on."""
-    data = STUDY.datasets[dataset]
-    return [
-        STUDY.models[model].architecture,
-        STUDY.image_size(model),
-        data.classes,
-        data.preprocessing.normalization,
-    ]
+    return [STUDY.network_of(model, dataset), STUDY.datasets[dataset].classes]
 
 
 def training_settings(w):

@@ -21,19 +21,22 @@ rule fetch_weights_file:
     log:
         f"{LOGS}/fetch_weights/{{architecture}}-{{source}}.log",
     wildcard_constraints:
-        source="imagenet|package",
+        source="imagenet|hub|package",
+        architecture="|".join(map(re.escape, ARCHITECTURE_OF)),
     priority: 10
     resources:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
         code=lambda w: fingerprint(
-            "fetch_weights", components_of(architecture=w.architecture)
+            "fetch_weights",
+            components_of(architecture=ARCHITECTURE_OF[w.architecture]),
         ),
+        architecture=lambda w: shlex.quote(ARCHITECTURE_OF[w.architecture]),
     message:
         "{wildcards.architecture}: fetch {wildcards.source} weights"
     shell:
-        "HF_HUB_OFFLINE=0 python $SCRIPTS/fetch_weights.py --architecture {wildcards.architecture}"
+        "HF_HUB_OFFLINE=0 python $SCRIPTS/fetch_weights.py --architecture {params.architecture}"
         " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
 
 

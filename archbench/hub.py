@@ -1,0 +1,108 @@
+"""Files of Hugging Face repositories, from the place where they were put by hand, the client's cache, or the net.
+
+No torch here: a study that names `hf:<id>` is checked with the repository's small JSON files alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from archbench.artifacts import read_json
+
+# Relative to the working directory, as all results.
+HUB_FOLDER = Path("results/cache/huggingface")
+WEIGHTS_FOLDER = Path("results/cache/weights")
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class HubError(ValueError):
+    """A file of a repository that can't be had; the message names it, its address and where to put it."""
+
+
+def is_folder(repository: str) -> bool:
+    """Return whether a repository is named by a folder of this machine (`/…`, `./…`, `../…`, `~/…`)."""
+    return repository.startswith(("/", "./", "../", "~/"))
+
+
+def folder_of(repository: str) -> Path:
+    """Return where a repository's files lie, or are put."""
+    return Path(repository).expanduser() if is_folder(repository) else HUB_FOLDER / repository.replace("/", "--")
+
+
+def weights_path(architecture: str, source: str) -> Path:
+    """Return where the fetched weights of an architecture are kept."""
+    return WEIGHTS_FOLDER / f"{weights_stem(architecture)}-{source}.safetensors"
+
+
+def weights_stem(architecture: str) -> str:
+    """Return an architecture's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", architecture)
+
+
+def is_offline() -> bool:
+    """Return whether the Hugging Face client has been told to stay off the net."""
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.strip().lower() in ("1", "true", "yes", "on") for value in values)
+
+
+def local_file(repository: str, name: str) -> Path | None:
+    """Return a repository's file that is on this machine; None without."""
+    own = folder_of(repository) / name
+    if own.is_file():
+        return own
+    if is_folder(repository):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def fetch_file(repository: str, *names: str) -> Path:
+    """Return the first of these files that the repository has, downloaded to its folder if need be.
+
+    Raises:
+        HubError: If none can be had here.
+    """
+    for name in names:
+        found = local_file(repository, name)
+        if found is not None:
+            return found
+    reason = "no such file in the folder" if is_folder(repository) else "HF_HUB_OFFLINE is set"
+    if not is_folder(repository) and not is_offline():
+        from huggingface_hub import hf_hub_download
+
+        for name in names:
+            try:
+                return Path(hf_hub_download(repository, name, local_dir=folder_of(repository)))
+            except Exception as error:  # the client raises many kinds; each means: not to be had
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise HubError(missing_file(repository, names[0], reason))
+
+
+def missing_file(repository: str, name: str, reason: str) -> str:
+    """Return what to say of a file that can't be had: which, from where, and where to put it."""
+    if is_folder(repository):
+        return f"{folder_of(repository) / name} can't be read ({reason}); put the file there"
+    return (
+        f"{name} of {repository} can't be fetched ({reason}). Download https://huggingface.co/{repository}/resolve/"
+        f"main/{name} on a machine with a network and put it at {folder_of(repository) / name}"
+    )
+
+
+def read_config(repository: str) -> dict[str, Any]:
+    """Return a repository's config.json, fetched if need be."""
+    content: dict[str, Any] = read_json(fetch_file(repository, "config.json"))
+    return content
+
+
+def read_processor(repository: str) -> dict[str, Any]:
+    """Return a repository's preprocessor_config.json; empty where it has none."""
+    try:
+        content: dict[str, Any] = read_json(fetch_file(repository, "preprocessor_config.json"))
+    except HubError:
+        return {}
+    return content
