@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation
     task = get_task(dataset.task)
-    predictions = read_predictions(args.predictions, classes=tuple(dataset.classes))
+    predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)
     _, folds = read_table(args.folds)
     found = evaluate(
         predictions,

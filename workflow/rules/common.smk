@@ -127,7 +127,12 @@ def task_metrics(dataset):
 def data_settings(w):
     """What the manifest and the folds depend on."""
     dataset = STUDY.datasets[w.dataset].model_dump(
-        exclude={"preprocessing": {"crop_border", "clahe", "normalization"}}
+        exclude={
+            "preprocessing": {
+                *("crop_border", "clahe", "normalization", "center_crop"),
+                *("grayscale", "mask_focus"),
+            }
+        }
     )
     return settings_hash(
         [
@@ -144,7 +149,7 @@ def network_settings(w):
     return [
         model.architecture,
         STUDY.image_size(w.model),
-        dataset.classes,
+        STUDY.logit_names(w.dataset),
         dataset.preprocessing.normalization,
     ]
 
