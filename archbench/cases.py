@@ -67,6 +67,11 @@ class Cases:
     cache: ImageCache
     parts: dict[tuple[int, str], list[str]]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of one label or zone; without zones those of the logits."""
+        return tuple(self.table_metadata.get("class_names") or self.classes)
+
     def part(self, fold: int, split: str) -> Part:
         """Return the cases of a part ("train", "val" or "test") of a fold, sorted by case."""
         chosen = sorted(self.parts.get((fold, split), []))

@@ -73,8 +73,8 @@ class Phantom(Settings):
         0.0,
         ge=0,
         le=1,
-        description="phantom_chest: how strongly a marker in the corner goes with the first label; 0: it tells nothing, "
-        "1: it is there exactly where the label is.",
+        description="phantom_chest: how strongly a marker in the corner goes with the first label; 0: it says "
+        "nothing, 1: it is there exactly where the label is.",
     )
 
 
@@ -92,7 +92,8 @@ class Labels(Settings):
     )
     blank: dict[str, BlankPolicy] = Field(
         default_factory=dict,
-        description="Policy for a blank (not mentioned) by label; `default` for all others (zeros): ignore, zeros, ones.",
+        description="Policy for a blank (not mentioned) by label; `default` for all others (zeros): ignore, zeros, "
+        "ones.",
     )
     smooth_target: float = Field(0.7, gt=0, lt=1, description="Training target of an uncertain label (smooth).")
 
@@ -120,8 +121,8 @@ class Dataset(Settings):
     )
     missing_label: Literal["drop", "error", "mask"] = Field(
         "drop",
-        description="Rows without a label are dropped or stop the study. With several labels or zones, mask keeps a row "
-        "of which any is known and leaves the unknown ones out of training and scoring.",
+        description="Rows without a label are dropped or stop the study. With several labels, mask keeps a row of "
+        "which any is known and leaves the unknown ones out of training and scoring.",
     )
     label_values: Labels = Field(default_factory=Labels)
     view: Literal["all", "frontal", "lateral"] = Field("all", description="Views to use (chexpert).")

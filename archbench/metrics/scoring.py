@@ -7,7 +7,7 @@ from different folds are not comparable. Seeds are averaged last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -297,8 +297,6 @@ def validation_value(
     logits: Array,
     targets: Array,
     *,
-    classes: Sequence[str],
-    labels: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> float:
     """Return a metric of one validation part, NaN where undefined; labels are averaged where they are defined.
@@ -306,7 +304,6 @@ def validation_value(
     Args:
         logits: Shape (N, K).
         targets: Shape (N, L), NaN where unknown.
-        classes, labels: Names of the K logits and the L targets.
         metadata: What a prediction table of this task carries: decision, outputs, class_names.
     """
     n = len(logits)
@@ -319,8 +316,8 @@ def validation_value(
         seed=np.zeros(n, dtype=np.int64),
         logits=np.asarray(logits, dtype=np.float32),
         targets=np.asarray(targets, dtype=np.float64),
-        classes=tuple(classes),
-        labels=tuple(labels),
+        classes=tuple(str(k) for k in range(logits.shape[1])),
+        labels=tuple(str(k) for k in range(targets.shape[1])),
         metadata=dict(metadata),
     ).known()
     if len(table) == 0:

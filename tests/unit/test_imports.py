@@ -61,6 +61,7 @@ SHARED = (
     "archbench.label_thresholds",
     "archbench.label_calibration",
     "archbench.label_results",
+    "archbench.explained",
     "archbench.members",
     "archbench.stacking",
     "archbench.combining",
