@@ -7,16 +7,13 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
 from archbench.settings import Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS, UNGRADABLE
-
-if TYPE_CHECKING:
-    from archbench.datasets import Reader
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
 ENVIRONMENT_PREFIX = "ARCHBENCH_"
@@ -78,9 +75,9 @@ class Study(StudyFile):
     def label_names(self, dataset: str) -> tuple[str, ...]:
         """Label or zone names of a dataset of several, in order; empty where the reader names the one label."""
         entry = self.datasets[dataset]
-        reader: Reader = DATASETS.get(entry.format)
-        if reader.labels:
-            return tuple(entry.labels) or reader.labels
+        fixed = tuple(DATASETS.get(entry.format).labels)
+        if fixed:
+            return tuple(entry.labels) or fixed
         label = entry.columns.label if entry.columns is not None else "label"
         return tuple(label) if isinstance(label, list) else ()
 

@@ -88,10 +88,10 @@ def decided(predictions: Predictions) -> tuple[Array, Array]:
     return called, np.concatenate([table.targets for table in whole], axis=1)
 
 
-def score_view(predictions: Predictions) -> Predictions:
-    """Return the mean grade over a case's gradable zones, true and expected, as a regression table.
+def expected_score(predictions: Predictions) -> tuple[Array, Array]:
+    """Return the mean grade over each case's gradable zones, true and expected, shape (N,) both.
 
-    The expected grade of a zone is its probability-weighted mean. Cases without a gradable zone have no score.
+    The expected grade of a zone is its probability-weighted mean. Without a gradable zone both are NaN.
     """
     whole = [whole_view(predictions, group) for group in range(len(predictions.labels))]
     truth = np.concatenate([table.targets for table in whole], axis=1)
@@ -99,13 +99,17 @@ def score_view(predictions: Predictions) -> Predictions:
     expected = np.stack([softmax(table.logits) @ grades for table in whole], axis=1)
     known = ~np.isnan(truth)
     count = known.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        true_mean = np.where(known, truth, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
-        said_mean = np.where(known, expected, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
+    divisor = np.where(count > 0, count, np.nan)
+    return np.where(known, truth, 0.0).sum(axis=1) / divisor, np.where(known, expected, 0.0).sum(axis=1) / divisor
+
+
+def score_view(predictions: Predictions) -> Predictions:
+    """Return the mean grades of `expected_score` as a regression table; cases without a score are left out."""
+    true, said = expected_score(predictions)
     table = replace(
         predictions,
-        logits=np.nan_to_num(said_mean)[:, None],
-        targets=true_mean[:, None],
+        logits=np.nan_to_num(said)[:, None].astype(np.float32),
+        targets=true[:, None],
         classes=("score",),
         labels=("score",),
         metadata={"outputs": "value"},

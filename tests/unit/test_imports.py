@@ -62,6 +62,7 @@ SHARED = (
     "archbench.label_calibration",
     "archbench.label_results",
     "archbench.explained",
+    "archbench.case_table",
     "archbench.members",
     "archbench.stacking",
     "archbench.combining",
@@ -90,6 +91,8 @@ IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere ne
 
 TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
+    *("label_counts", "label_values", "label_thresholds", "label_calibration", "label_results", "case_table"),
+    *("explained", "nifti", "members", "stacking"),
     *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
