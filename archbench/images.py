@@ -37,7 +37,6 @@ class Preprocessing:
     clahe: float | None = None
     intensity: str = "full_range"
     center_crop: float | None = None
-    grayscale: bool = False
     mask_focus: str = "none"
 
 
@@ -294,8 +293,6 @@ def preprocess(
         mask: Boolean, shape (H, W), for `mask_focus`; None leaves the image as it is.
     """
     box = x0, y0, x1, y1 = _crop_box(image, mask, settings)
-    if settings.grayscale:
-        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
     if mask is not None and settings.mask_focus == "blank":
         image = np.where(mask[:, :, None], image, 0).astype(np.uint8)
     square = resize(image[y0:y1, x0:x1], size=settings.size)

@@ -47,7 +47,6 @@ class Preprocessing(Settings):
         description="Keep the central square of this share of the shorter side: .875 is resize 256, centre crop 224. "
         "Unset: the whole picture, squeezed to a square.",
     )
-    grayscale: bool = Field(False, description="Take the lightness alone, in three equal channels.")
     mask_focus: Literal["none", "crop", "blank"] = Field(
         "none",
         description="What a mask does (dataset.masks): crop to its box with 5 % pad, blank all outside it, or nothing.",

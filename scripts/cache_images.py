@@ -37,7 +37,6 @@ def main(argv: list[str] | None = None) -> int:
             clahe=settings.clahe,
             intensity=settings.intensity,
             center_crop=settings.center_crop,
-            grayscale=settings.grayscale,
             mask_focus=settings.mask_focus,
         ),
         masks=manifest["mask"].to_pylist() if "mask" in manifest.column_names else None,

@@ -129,8 +129,8 @@ def data_settings(w):
     dataset = STUDY.datasets[w.dataset].model_dump(
         exclude={
             "preprocessing": {
-                *("crop_border", "clahe", "normalization", "center_crop"),
-                *("grayscale", "mask_focus"),
+                *("crop_border", "clahe", "normalization"),
+                *("center_crop", "mask_focus"),
             }
         }
     )

@@ -92,6 +92,43 @@ def write_heart_table(folder: Path, *, patients: int = 30, seed: int = 1) -> Pat
     return _write(folder / "scores.csv", rows, delimiter=",")
 
 
+def write_ct(folder: Path, labels: list[str], *, csv_name: str, patients: int = 30, seed: int = 1) -> Path:
+    """Write slices with one column per abnormality: five are planted, the others drawn at random, some blank."""
+    phantom = PhantomSettings(folder=folder, patients=patients, image_size=64, seed=seed)
+    source = read_phantom_chest(SourceSettings(root=folder, phantom=phantom))
+    rng = np.random.default_rng(seed)
+    rows = []
+    for row in source.rows:
+        values = [*row.labels, *(str(int(v)) for v in rng.random(len(labels) - len(row.labels)) < 0.3)]
+        shown = ["" if rng.random() < 0.05 else value for value in values]
+        rows.append({"image": row.image, "patient": row.patient_id, **dict(zip(labels, shown, strict=True))})
+    return _write(folder / csv_name, rows, delimiter=",")
+
+
+def write_source(folder: Path, dataset: dict) -> None:
+    """Write a small source in the format of a study's dataset block, below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if dataset["format"] == "chexpert":
+        write_chexpert(folder)
+    elif dataset["format"] == "csi_zones":
+        write_csi(folder)
+    elif isinstance((dataset.get("columns") or {}).get("label"), list):
+        write_ct(folder, dataset["columns"]["label"], csv_name=dataset["csv"])
+    else:
+        write_grades(folder, dataset)
+
+
+def write_grades(folder: Path, dataset: dict, n: int = 40) -> None:
+    """Write noise pictures of two per patient with the columns that a dataset of grades names."""
+    rng = np.random.default_rng(0)
+    columns = dataset.get("columns") or {"image": "image_path", "patient": "patient_id", "label": "label"}
+    rows = []
+    for k in range(n):
+        cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        rows.append({columns["image"]: f"{k}.png", columns["patient"]: f"p{k // 2}", columns["label"]: k % 5})
+    _write(folder / dataset["csv"], rows, delimiter=",")
+
+
 def _write(path: Path, rows: list[dict], *, delimiter: str) -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], delimiter=delimiter)
