@@ -9,7 +9,6 @@ import torch
 
 from archbench.cases import Cases
 from archbench.models import building, weights
-from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from archbench.settings import Dataset, Model, Training
@@ -40,7 +39,7 @@ def start_network(job: Job, cases: Cases) -> building.NormalizedNetwork:
     torch.manual_seed(job.seed)
     network = building.build_network(
         job.model.architecture,
-        num_classes=n_logits(job.dataset.task, cases),
+        num_classes=len(cases.classes),
         image_size=job.image_size,
         dropout=job.recipe.dropout,
         normalization=job.dataset.preprocessing.normalization,
@@ -50,11 +49,3 @@ def start_network(job: Job, cases: Cases) -> building.NormalizedNetwork:
         report = weights.load_weights(network.network, job.weights, head=head, same_head=False)
         weights.print_report(report, job.weights)
     return network
-
-
-def n_logits(task: str, cases: Cases) -> int:
-    """Return the number of outputs: one per class, per label, or per zone and class."""
-    outputs = TASKS[task].outputs
-    if outputs == "zones":
-        return len(cases.labels) * len(cases.classes)
-    return len(cases.classes) if outputs == "classes" else len(cases.labels)

@@ -11,10 +11,10 @@ from sklearn import metrics as sklearn_metrics
 
 from archbench.artifacts import Predictions, softmax
 from archbench.evaluation import evaluate
-from archbench.metrics.average_precision import average_precision
 from archbench.metrics.scoring import frozen_classes, score, validation_value
 from archbench.metrics.views import risk_class, risk_view, score_view, view_of
 from archbench.registry import METRICS
+from archbench.resampling import average_precision
 from archbench.statistics import patient_weights
 from archbench.tasks import TASKS
 
