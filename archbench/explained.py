@@ -67,18 +67,18 @@ def choose_questions(predictions: Predictions, n: int, *, seed: int) -> tuple[Pr
     """
     rows = reported_rows(predictions)
     generator = np.random.default_rng(seed)
-    order = generator.permutation(len(rows))
+    places = {label: generator.permutation(len(rows)) for label in rows.labels}  # another case first for each label
     piles: dict[tuple[str, str], list[tuple[int, Question]]] = {}
     for group, label in enumerate(rows.labels):
         for row, question in _cells(rows, group):
             piles.setdefault((question.outcome or "", label), []).append((row, question))
-    place = {row: k for k, row in enumerate(order.tolist())}
     outcomes = list(OUTCOMES.values()) if rows.outputs == "labels" else [""]
-    stacks = [
-        sorted(piles.get((outcome, label), []), key=lambda cell: place[cell[0]])
-        for outcome in outcomes
-        for label in rows.labels
-    ]
+    stacks = []
+    for outcome in outcomes:
+        for label, place in places.items():
+            cells = piles.get((outcome, label), [])
+            ranks = place[[row for row, _ in cells]] if cells else np.zeros(0)
+            stacks.append([cells[k] for k in np.argsort(ranks, kind="stable").tolist()])
     chosen = [stack[turn] for turn in range(n) for stack in stacks if turn < len(stack)][:n]
     return rows.select(np.array([row for row, _ in chosen], dtype=np.int64)), [question for _, question in chosen]
 

@@ -164,6 +164,7 @@ def test_explained_zones_take_turns_and_are_gradable() -> None:
     table = zone_table(with_class=True)
     rows, questions = choose_questions(table, 9, seed=1)
     assert [q.label for q in questions] == list(table.labels) * 3
+    assert len(set(rows.case_id.tolist())) > 6  # not the same few cases for every zone
     for k, question in enumerate(questions):
         zone = table.labels.index(str(question.label))
         assert rows.targets[k, zone] < 4
