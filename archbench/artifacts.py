@@ -242,9 +242,14 @@ class Predictions:
         """The rows of the validation part."""
         return self.select(self.split == "val")
 
+    @property
+    def outputs(self) -> str:
+        """What the logits are: classes (the default), labels, zones or value."""
+        return str(self.metadata.get("outputs", "classes"))
+
     def known(self) -> Predictions:
-        """The rows with every target known."""
-        return self.select(~np.isnan(self.targets).any(axis=1))
+        """The rows with any target known: a case is left out only if nothing is known of it."""
+        return self.select(~np.isnan(self.targets).all(axis=1))
 
     def select(self, mask: np.ndarray) -> Predictions:
         """The rows that a boolean mask or an index array picks."""

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from archbench.datasets import RawRow, Source, split_name
+from archbench.label_values import LabelRule, parse_label
 from archbench.near_duplicates import FileFacts, inspect_file, near_duplicate_pairs
 
 ERROR, WARNING, INFO = "error", "warning", "info"
-BLANK_WORDS = frozenset({"", "nan", "na", "n/a", "null"})
 PROGRESS_SECONDS = 2.0
 T = TypeVar("T")
+
+__all__ = ["Audit", "AuditSettings", "Case", "Problem", "audit_source", "parse_label"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """A row that passed: `y` is its class index, `facts` what its file is."""
+    """A row that passed: `targets` are its L targets, NaN where unknown, `facts` what its file is."""
 
     case_id: str
     patient_id: str
-    y: int
+    targets: tuple[float, ...]
     raw: RawRow
     facts: FileFacts
+
+    @property
+    def y(self) -> int:
+        """Class index of a case with one label."""
+        return int(self.targets[0])
 
 
 @dataclass
@@ -89,11 +98,13 @@ def audit_source(
     use_split: bool,
     use_fold: bool,
     threads: int,
+    outputs: str = "classes",
 ) -> Audit:
     """All problems of a source and the cases that remain, sorted by case id.
 
     Args:
-        missing_label: "drop" or "error".
+        missing_label: "drop", "error", or with several labels "mask".
+        outputs: What a label is, see `archbench.tasks.Task`.
         exclude: Patients and images to leave out.
         use_split: The protocol uses the source's split column, so its words must mean something.
         use_fold: The same for its fold column.
@@ -103,40 +114,20 @@ def audit_source(
     kept = _excluded(audit, source.rows, case_ids, exclude)
     kept = _readable_rows(audit, source.rows, case_ids, kept)
     _check_duplicate_rows(audit, source.rows, case_ids, kept)
-    labels = _check_labels(audit, source.rows, case_ids, kept, classes=classes, missing_label=missing_label)
+    rule = LabelRule(outputs=outputs, classes=tuple(classes), missing=missing_label)
+    targets = _check_labels(audit, source.rows, case_ids, kept, rule=rule)
     _check_roles(audit, source.rows, case_ids, kept, use_split=use_split, use_fold=use_fold)
     facts = _check_files(audit, source, case_ids, kept, settings=settings, intensity=intensity, threads=threads)
     for index in sorted(set(kept) - set(audit.dropped), key=lambda i: str(case_ids[i])):
-        raw, y, patient = source.rows[index], labels[index], source.rows[index].patient_id
-        if y is not None and patient is not None:
-            audit.cases.append(Case(str(case_ids[index]), patient, y, raw, facts[index]))
+        raw, found, patient = source.rows[index], targets[index], source.rows[index].patient_id
+        if found is not None and patient is not None:
+            audit.cases.append(Case(str(case_ids[index]), patient, found, raw, facts[index]))
+            if raw.note:
+                audit.note("odd_value", WARNING, raw, case_ids[index], raw.note)
     _check_duplicates(audit, severity=settings.duplicates)
     _check_near_duplicates(audit, severity=settings.near_duplicates, distance=settings.near_duplicate_distance)
-    _summarize(audit, classes=classes)
+    _summarize(audit, classes=classes if outputs in ("classes", "zones") else ())
     return audit
-
-
-def parse_label(text: str, *, classes: Sequence[str]) -> int | None:
-    """The class index that a label text means, None for a blank one.
-
-    A class name counts first (case does not matter), then a whole number from 0 ("2", "2.0").
-
-    Raises:
-        ValueError: If the text is neither.
-    """
-    word = text.strip().casefold()
-    names = [name.strip().casefold() for name in classes]
-    if word in names:
-        return names.index(word)
-    if word in BLANK_WORDS:
-        return None
-    try:
-        number = float(word)
-    except ValueError:
-        raise ValueError(f"label {text!r} is not among the classes ({', '.join(classes)})") from None
-    if not number.is_integer() or not 0 <= number < len(classes):
-        raise ValueError(f"label {text!r} is outside 0-{len(classes) - 1}")
-    return int(number)
 
 
 def _inside(root: Path, image: str) -> str | None:
@@ -202,7 +193,10 @@ def _check_duplicate_rows(
         by_case[case_ids[index]].append(index)
     for case_id, indices in by_case.items():
         first = rows[indices[0]]
-        agree = len({(rows[i].label, rows[i].patient_id, rows[i].split, rows[i].fold) for i in indices}) == 1
+        agree = (
+            len({(rows[i].label, rows[i].labels, rows[i].patient_id, rows[i].split, rows[i].fold) for i in indices})
+            == 1
+        )
         for index in indices[1:] if agree else (indices if len(indices) > 1 else []):
             other = first.row if rows[index] is not first else rows[indices[1]].row
             what = "repeats" if agree else "contradicts (label, patient, split or fold)"
@@ -215,21 +209,21 @@ def _check_labels(
     case_ids: Sequence[str | None],
     kept: Sequence[int],
     *,
-    classes: Sequence[str],
-    missing_label: str,
-) -> dict[int, int | None]:
-    labels: dict[int, int | None] = {}
-    blank_severity = ERROR if missing_label == "error" else INFO
+    rule: LabelRule,
+) -> dict[int, tuple[float, ...] | None]:
+    found: dict[int, tuple[float, ...] | None] = {}
+    blank_severity = ERROR if rule.missing == "error" else INFO
     for index in kept:
         raw = rows[index]
         try:
-            labels[index] = parse_label(raw.label, classes=classes)
+            found[index] = rule.targets(raw)
         except ValueError as error:
+            found[index] = None
             audit.drop(index, "bad_label", WARNING, raw, case_ids[index], str(error))
             continue
-        if labels[index] is None:
+        if found[index] is None:
             audit.drop(index, "missing_label", blank_severity, raw, case_ids[index], "no label")
-    return labels
+    return found
 
 
 def _check_roles(
@@ -323,7 +317,7 @@ def _note_pair(audit: Audit, kind: str, first: Case, second: Case, *, severity: 
         severity = INFO
     if severity == "off":
         return
-    labels = "" if first.y == second.y else "; their labels differ"
+    labels = "" if np.array_equal(first.targets, second.targets, equal_nan=True) else "; their labels differ"
     audit.note(
         kind,
         severity,
@@ -336,7 +330,7 @@ def _note_pair(audit: Audit, kind: str, first: Case, second: Case, *, severity: 
 
 def _summarize(audit: Audit, *, classes: Sequence[str]) -> None:
     """Warnings about the whole: classes without cases, rows ruled out, pictures shared by patients."""
-    present = {case.y for case in audit.cases}
+    present = {value for case in audit.cases for value in case.targets}
     absent = [name for y, name in enumerate(classes) if y not in present]
     if absent:
         audit.warnings.append(f"no case has the class {', '.join(absent)}: its metrics will be undefined")

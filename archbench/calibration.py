@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax, undefined
+from archbench.label_calibration import apply_platt, fit_platt
 from archbench.metrics.calibration_error import N_BINS, confidence_bin
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import parts, score, scored_rows
+from archbench.metrics.views import is_grouped, pooled_view, view_of, views
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source, source_rows
 from archbench.registry import METRICS
 from archbench.statistics import PatientWeights, estimate, metric_record, patient_weights, wilson_interval
@@ -30,6 +32,7 @@ class Temperature:
     fitted_on: str
     n_cases: int
     n_patients: int
+    label: str = ""
 
 
 def fit_temperature(source: OutOfFold, *, applied: Predictions, fold: int, seed: int) -> Temperature:
@@ -86,6 +89,26 @@ def fit_temperatures(predictions: Predictions) -> list[Temperature]:
     return fitted
 
 
+def fit_zone_temperatures(predictions: Predictions) -> list[Temperature]:
+    """Fit one temperature per zone, fold and seed, as `fit_temperatures` does for one label."""
+    fitted = []
+    for group, name in enumerate(predictions.labels):
+        fitted += [replace(item, label=name) for item in fit_temperatures(view_of(predictions, group))]
+    return fitted
+
+
+def apply_zone_temperatures(predictions: Predictions, temperatures: list[Temperature]) -> Predictions:
+    """Return the test rows with each zone's logits divided by its temperature; 1 where a zone has none in a fold."""
+    rows = predictions.test
+    divisor = np.ones(rows.logits.shape)
+    width = rows.logits.shape[1] // len(rows.labels)
+    for item in temperatures:
+        group = rows.labels.index(item.label)
+        member = (rows.fold == item.fold) & (rows.seed == item.seed)
+        divisor[member, group * width : (group + 1) * width] = item.temperature
+    return replace(rows, logits=(rows.logits / divisor).astype(np.float32))
+
+
 def apply_temperatures(predictions: Predictions, temperatures: list[Temperature]) -> Predictions:
     """Return the test rows with the logits of each fold and seed divided by its temperature."""
     rows = predictions.test
@@ -105,15 +128,12 @@ def calibrate(predictions: Predictions, *, resamples: int, confidence: float, se
             nothing is fitted.
     """
     raw = scored_rows(predictions)
+    if raw.outputs == "value":
+        return _uncalibrated(raw, "a regression states no probabilities")
     weights = patient_weights(raw.patient_id, strata=raw.fold, resamples=resamples, seed=seed)
-    temperatures = fit_temperatures(predictions)
-    scaled = apply_temperatures(raw, temperatures) if temperatures else None
+    method, parameters, scaled = _fitted(predictions, raw)
     problem = fitting_problem(predictions)
-    result: dict[str, Any] = {
-        "method": "temperature",
-        "reason": problem,
-        "parameters": [vars(item) for item in temperatures],
-    }
+    result: dict[str, Any] = {"method": method, "reason": problem, "parameters": parameters}
     for name in MEASURES:
         before = _record(raw, METRICS.get(name), weights, confidence)
         if scaled is None:
@@ -121,12 +141,63 @@ def calibrate(predictions: Predictions, *, resamples: int, confidence: float, se
         else:
             after = _record(scaled, METRICS.get(name), weights, confidence)
         result[name] = {"raw": before, "calibrated": after}
-    result["ece"]["null_floor"] = null_floor(raw, seed=seed)
-    result["ece"]["null_floor_calibrated"] = None if scaled is None else null_floor(scaled, seed=seed)
+    result["ece"]["null_floor"] = _floor(raw, seed=seed)
+    result["ece"]["null_floor_calibrated"] = None if scaled is None else _floor(scaled, seed=seed)
     result["reliability"] = {
-        "raw": reliability_bins(raw, confidence=confidence),
-        "calibrated": [] if scaled is None else reliability_bins(scaled, confidence=confidence),
+        "raw": reliability_bins(_cells(raw), confidence=confidence),
+        "calibrated": [] if scaled is None else reliability_bins(_cells(scaled), confidence=confidence),
     }
+    if is_grouped(raw):
+        result["per_label"] = _per_label(raw, scaled, weights, confidence)
+    return result
+
+
+def _fitted(predictions: Predictions, raw: Predictions) -> tuple[str, list[dict[str, Any]], Predictions | None]:
+    """Method, fitted parameters, and the calibrated rows (None if nothing could be fitted)."""
+    if raw.outputs == "labels":
+        platt = fit_platt(predictions)
+        return "platt", [vars(item) for item in platt], apply_platt(raw, platt) if platt else None
+    if raw.outputs == "zones":
+        zones = fit_zone_temperatures(predictions)
+        return "temperature", [vars(item) for item in zones], apply_zone_temperatures(raw, zones) if zones else None
+    temperatures = fit_temperatures(predictions)
+    parameters = [{key: value for key, value in vars(item).items() if key != "label"} for item in temperatures]
+    return "temperature", parameters, apply_temperatures(raw, temperatures) if temperatures else None
+
+
+def _uncalibrated(raw: Predictions, reason: str) -> dict[str, Any]:
+    n_cases, n_patients = len(np.unique(raw.case_id)), len(np.unique(raw.patient_id))
+    result: dict[str, Any] = {"method": "none", "reason": reason, "parameters": []}
+    for name in MEASURES:
+        result[name] = {key: undefined(name, reason, n_cases, n_patients) for key in ("raw", "calibrated")}
+    result["ece"] |= {"null_floor": None, "null_floor_calibrated": None}
+    result["reliability"] = {"raw": [], "calibrated": []}
+    return result
+
+
+def _cells(rows: Predictions) -> Predictions:
+    """The rows, or all cells of several labels as rows."""
+    return pooled_view(rows) if is_grouped(rows) else rows
+
+
+def _floor(rows: Predictions, *, seed: int) -> float:
+    """The null floor; with several labels the mean of theirs, since the ECE is that too."""
+    tables = [table for table in views(rows) if len(table)]
+    return float(np.mean([null_floor(table, seed=seed) for table in tables]))
+
+
+def _per_label(
+    raw: Predictions, scaled: Predictions | None, weights: PatientWeights, confidence: float
+) -> dict[str, dict[str, Any]]:
+    """ECE of each label or zone before and after."""
+    result: dict[str, dict[str, Any]] = {}
+    for group, name in enumerate(raw.labels):
+        before, after = view_of(raw, group), None if scaled is None else view_of(scaled, group)
+        metric = METRICS.get("ece")
+        result[name] = {
+            key: None if table is None or not len(table) else _record(table, metric, weights, confidence)
+            for key, table in (("raw", before), ("calibrated", after))
+        }
     return result
 
 

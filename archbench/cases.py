@@ -32,8 +32,8 @@ class Part:
         return len(self.rows)
 
     def known(self) -> Part:
-        """The cases with every target known."""
-        mask = ~np.isnan(self.targets).any(axis=1)
+        """The cases with any target known."""
+        mask = ~np.isnan(self.targets).all(axis=1)
         return Part(self.case_ids[mask], self.patient_ids[mask], self.rows[mask], self.targets[mask])
 
     @property
@@ -49,6 +49,8 @@ class Cases:
     """Manifest, folds and image cache of a dataset, joined by case.
 
     Attributes:
+        classes: Names of the K logits; labels: names of the L targets.
+        table_metadata: What a prediction table says of its outputs (outputs, class_names); empty for plain classes.
         lesions: Per case the planted lesions in source pixels; empty without.
         sha256: Content hash of each source file, shape (N,), in the manifest's order.
     """
@@ -60,9 +62,15 @@ class Cases:
     lesions: dict[str, list[dict[str, Any]]]
     classes: tuple[str, ...]
     labels: tuple[str, ...]
+    table_metadata: dict[str, Any]
     phantom: bool
     cache: ImageCache
     parts: dict[tuple[int, str], list[str]]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of one label or zone; without zones those of the logits."""
+        return tuple(self.table_metadata.get("class_names") or self.classes)
 
     def part(self, fold: int, split: str) -> Part:
         """Return the cases of a part ("train", "val" or "test") of a fold, sorted by case."""
@@ -98,6 +106,7 @@ def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Ca
         lesions=_lesions(table),
         classes=tuple(metadata["classes"]),
         labels=labels,
+        table_metadata={key: metadata[key] for key in ("outputs", "class_names") if key in metadata},
         phantom=bool(metadata.get("phantom")),
         cache=open_cache(cache),
         parts=parts,

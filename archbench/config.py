@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from archbench import hub
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
 from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
-from archbench.tasks import TASKS
+from archbench.tasks import TASKS, UNGRADABLE
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
 ENVIRONMENT_PREFIX = "ARCHBENCH_"
@@ -81,6 +81,25 @@ class Study(StudyFile):
         started = entry.weights != "none"  # random weights differ from seed to seed
         started = started and entry.attention == "none"  # it trains, before the last layer
         return recipe.cache_features and recipe.freeze == "backbone" and same_images and started
+
+    def class_names(self, dataset: str) -> tuple[str, ...]:
+        """Class names of a dataset; of zones the last one is ungradable, which is trained but never scored."""
+        entry = self.datasets[dataset]
+        return (*entry.classes, UNGRADABLE) if entry.task == "zones" else tuple(entry.classes)
+
+    def label_names(self, dataset: str) -> tuple[str, ...]:
+        """Label or zone names of a dataset of several, in order; empty where the reader names the one label."""
+        entry = self.datasets[dataset]
+        fixed = tuple(DATASETS.get(entry.format).labels)
+        if fixed:
+            return tuple(entry.labels) or fixed
+        label = entry.columns.label if entry.columns is not None else "label"
+        return tuple(label) if isinstance(label, list) else ()
+
+    def logit_names(self, dataset: str) -> tuple[str, ...]:
+        """Names of the logit columns of a dataset's prediction tables, in order; empty where one value is predicted."""
+        entry = self.datasets[dataset]
+        return TASKS[entry.task].logit_names(self.class_names(dataset), self.label_names(dataset))
 
     def fold_numbers(self, dataset: str) -> list[int]:
         """Folds of a dataset: a holdout or given split is fold 0, a given fold column has protocol.folds."""
@@ -330,21 +349,79 @@ def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
     repeated = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
     if repeated:
         problems.append(f"classes: repeated {repeated}")
-    if dataset.format == "phantom":
+    if known and dataset.task in TASKS:
+        problems += _task_problems(dataset)
+    if known and DATASETS.get(dataset.format).drawn:
         unused = [key for key in ("csv", "root", "images", "columns", "delimiter", "encoding") if getattr(dataset, key)]
-        problems += [f"{key}: has no effect with format phantom; remove it" for key in unused]
-        if len(dataset.classes) != 5:
-            problems.append("classes: the phantom draws five grades, so name five classes")
+        problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in unused]
+        if dataset.phantom is not None and dataset.phantom.confounder and dataset.format != "phantom_chest":
+            problems.append(f"phantom.confounder: has no effect with format {dataset.format}; remove it")
         return problems
     if dataset.phantom is not None and known:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")
     if dataset.columns is not None and known and dataset.format != "table":
         problems.append(f"columns: has no effect with format {dataset.format}, whose columns are fixed; remove it")
-    if dataset.images is not None and known and dataset.format not in ("aptos", "eyepacs"):
+    if dataset.images is not None and known and dataset.format not in ("aptos", "eyepacs", "csi_zones"):
         problems.append(f"images: has no effect with format {dataset.format}; paths stand in the table")
     if dataset.root is None or dataset.csv is None:
         return [*problems, "root and csv: both are needed: the data folder and the table inside it"]
     return problems + (_file_problems(dataset) if check_files else [])
+
+
+def _task_problems(dataset: Dataset) -> list[str]:
+    """Keys that the task or the format needs or has no use for."""
+    task, reader = TASKS[dataset.task], DATASETS.get(dataset.format)
+    problems = []
+    if reader.tasks and task.name not in reader.tasks:
+        problems.append(f"task: format {dataset.format} is for {' or '.join(reader.tasks)}")
+    if task.outputs in ("classes", "zones") and len(dataset.classes) < 2:
+        problems.append(f"classes: task {task.name} needs at least two class names")
+    elif task.outputs in ("classes", "zones") and reader.n_classes and len(dataset.classes) != reader.n_classes:
+        problems.append(f"classes: format {dataset.format} has {reader.n_classes} grades, so name as many classes")
+    if task.outputs in ("labels", "value") and dataset.classes:
+        problems.append(f"classes: has no effect with task {task.name}; remove it")
+    if UNGRADABLE in dataset.classes:
+        problems.append(f"classes: '{UNGRADABLE}' is no grade; blank zones are ungradable by themselves")
+    several = dataset.columns is not None and isinstance(dataset.columns.label, list)
+    if dataset.format == "table" and task.outputs in ("labels", "zones") and not several:
+        problems.append(f"columns.label: task {task.name} needs a list of columns")
+    if several and task.outputs in ("classes", "value"):
+        problems.append(f"columns.label: task {task.name} takes one column, not a list")
+    if dataset.missing_label == "mask" and task.outputs not in ("labels", "zones"):
+        problems.append(f"missing_label: mask has no meaning with the one label of task {task.name}; use drop")
+    return problems + _unused_label_keys(dataset, reader.labels)
+
+
+def _is_set(dataset: Dataset, key: str) -> bool:
+    """Whether a key has another value than its default (a resolved study names every key)."""
+    return bool(getattr(dataset, key) != type(dataset).model_fields[key].get_default(call_default_factory=True))
+
+
+def _unused_label_keys(dataset: Dataset, labels: tuple[str, ...]) -> list[str]:
+    problems = [
+        f"labels: '{name}' is none of {', '.join(labels)}" for name in dataset.labels if labels and name not in labels
+    ]
+    chexpert = dataset.format == "chexpert"
+    useless = {
+        "labels": bool(dataset.labels) and not chexpert,
+        "label_values": _is_set(dataset, "label_values") and not chexpert,
+        "view": _is_set(dataset, "view") and not chexpert,
+        "masks": dataset.masks is not None and dataset.format != "csi_zones",
+    }
+    problems += [
+        f"{key}: has no effect here (format {dataset.format}); remove it" for key, unused in useless.items() if unused
+    ]
+    if dataset.masks is None and dataset.preprocessing.mask_focus != "none" and dataset.format != "phantom_zones":
+        problems.append("preprocessing.mask_focus: there are no masks; set `masks`, or remove it")
+    policies = {**dataset.label_values.uncertain, **dataset.label_values.blank}
+    chosen = dataset.labels or list(labels)
+    if chexpert:
+        problems += [
+            f"label_values: '{name}' is no label that is used{suggest(name, chosen)}"
+            for name in policies
+            if name not in (*chosen, "default")
+        ]
+    return problems
 
 
 def _file_problems(dataset: Dataset) -> list[str]:

@@ -7,7 +7,7 @@ The reported predictions are nested: for each fold the choice and the fit use th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,18 +17,22 @@ from archbench.artifacts import Predictions, softmax
 from archbench.members import (
     base_log_probabilities,
     better_label_order,
+    matched_order,
     mean_log_probabilities,
     member_logits,
+    member_view,
     stack_members,
 )
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.metric import Array, Metric, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
+from archbench.metrics.views import group_columns, is_grouped
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source, source_rows
 from archbench.stacking import fit_stacker
 from archbench.statistics import Estimate, PatientWeights, difference, estimate, patient_weights
 
 ADOPTION_CONFIDENCE = 0.90
+UNSCORED_LOGIT = -30.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def build_ensemble(
     """
     if not members:
         raise ValueError("an ensemble needs at least one member")
+    import scipy.optimize  # noqa: F401  # brings a BLAS of its own, which the limit finds only once it is loaded
     from threadpoolctl import threadpool_limits
 
     # matrices of this size run 50 times slower on two contended BLAS threads than on one
@@ -128,7 +133,7 @@ def _build(
         members=members,
         candidates=candidates,
         metric=metric,
-        questions=frozen_questions(plain, metric) if metric.kind == "rank" else None,
+        questions=frozen_questions(plain, metric) if metric.kind == "rank" or is_grouped(plain) else None,
         drawn=patient_weights(basis.patient_id, strata=basis.fold, resamples=resamples, seed=seed),
         confidence=confidence,
     )
@@ -161,11 +166,54 @@ def _applied(name: str, source: OutOfFold, applied: Predictions, setting: _Setti
     """Log probabilities (N, K) of a candidate for rows of patients that the source doesn't hold."""
     source_rows(source, applied=applied)
     n_members = len(setting.members)
+    if is_grouped(applied):
+        return _by_label(
+            applied, n_members, lambda group, rows: _applied(name, _of_label(source, group, n_members), rows, setting)
+        )
     if name == "logistic":
         return _logistic_log_probabilities(source, applied, n_members)
     if name == "mean":
         return mean_log_probabilities(applied, n_members)
     return base_log_probabilities(applied, setting.members.index(name), n_members)
+
+
+def _by_label(stacked: Predictions, n_members: int, combine: Callable[[int, Predictions], Array]) -> Array:
+    """Logits (N, K) of a table of several labels or zones, each label combined alone.
+
+    The log odds of "present" are a label's logit. The class of ungradable zones, which is never scored, gets a
+    probability of nearly nothing.
+    """
+    width = stacked.logits.shape[1] // n_members
+    result = np.full((len(stacked), width), UNSCORED_LOGIT)
+    for group in range(len(stacked.labels)):
+        log_probabilities = combine(group, member_view(stacked, group, n_members))
+        columns = group_columns(stacked, group)
+        if stacked.outputs == "labels":
+            result[:, columns[0]] = log_probabilities[:, 1] - log_probabilities[:, 0]
+        else:
+            result[:, columns] = log_probabilities
+    return result
+
+
+def _of_label(source: OutOfFold, group: int, n_members: int) -> OutOfFold:
+    """The source's rows of one label or zone with a scored target."""
+    rows = member_view(source.rows, group, n_members)
+    known = ~np.isnan(rows.targets[:, 0])
+    return OutOfFold(rows=rows.select(known), group=source.group[known], crossed=source.crossed)
+
+
+def _member(rows: Predictions, k: int, n_members: int) -> Array:
+    """Log probabilities, logits or values (N, K) of one member alone."""
+    if is_grouped(rows):
+        return member_logits(rows, n_members)[:, k].astype(np.float64)
+    return base_log_probabilities(rows, k, n_members)
+
+
+def _mean(rows: Predictions, n_members: int) -> Array:
+    """The members' mean probability as log probabilities or logits (N, K), or their mean value."""
+    if is_grouped(rows):
+        return _by_label(rows, n_members, lambda _, table: mean_log_probabilities(table, n_members))
+    return mean_log_probabilities(rows, n_members)
 
 
 def _cross_fitted(name: str, source: OutOfFold, classes: tuple[str, ...], setting: _Setting) -> Predictions:
@@ -180,10 +228,12 @@ def _choose(source: OutOfFold, classes: tuple[str, ...], setting: _Setting) -> _
     """Choose among the candidates with these rows only, from simple to complex."""
     n_members = len(setting.members)
     bases = {
-        name: setting.scores(_as_predictions(source.rows, base_log_probabilities(source.rows, k, n_members), classes))
+        name: setting.scores(_as_predictions(source.rows, _member(source.rows, k, n_members), classes))
         for k, name in enumerate(setting.members)
     }
     usable = setting.candidates if n_members > 1 and len(source.groups) > 1 else ()
+    if source.rows.outputs == "value":
+        usable = tuple(name for name in usable if name != "logistic")  # a number has no odds
     fitted = [(name, setting.scores(_cross_fitted(name, source, classes, setting))) for name in usable]
     return _adopt(bases, fitted, setting)
 
@@ -258,9 +308,9 @@ def _unfitted(
     """The plain mean where there are no rows of other patients to choose or fit on."""
     rows = stacked.test if len(stacked.test) else stacked.val
     n_members = len(setting.members)
-    predictions = _as_predictions(rows, mean_log_probabilities(rows, n_members), classes)
+    predictions = _as_predictions(rows, _mean(rows, n_members), classes)
     bases = {
-        name: setting.scores(_as_predictions(rows, base_log_probabilities(rows, k, n_members), classes).known())
+        name: setting.scores(_as_predictions(rows, _member(rows, k, n_members), classes).known())
         for k, name in enumerate(setting.members)
     }
     found = _adopt(bases, [("mean", setting.scores(predictions.known()))] if n_members > 1 else [], setting)
@@ -310,7 +360,7 @@ def _diagnostics(basis: Predictions, choice: _Choice, classes: tuple[str, ...], 
     """Signs that members were not put together rightly."""
     n_members = len(setting.members)
     found = []
-    mean = _as_predictions(basis, mean_log_probabilities(basis, n_members), classes)
+    mean = _as_predictions(basis, _mean(basis, n_members), classes)
     if n_members > 1:
         gain = setting.gain(setting.scores(mean), choice.trials[0].scores)
         if gain.value < 0:
@@ -321,8 +371,18 @@ def _diagnostics(basis: Predictions, choice: _Choice, classes: tuple[str, ...], 
             )
     logits = member_logits(basis, n_members)
     for k, name in enumerate(setting.members):
-        order = better_label_order(softmax(logits[:, k]), basis.y_true)
+        order = _better_order(logits[:, k], basis)
         if order is not None:
             shown = ", ".join(f"{classes[j]} -> {classes[i]}" for j, i in enumerate(order) if i != j)
             found.append(f"{name} fits the truth much better with its classes reordered ({shown}): suspect label order")
     return found
+
+
+def _better_order(logits: Array, basis: Predictions) -> list[int] | None:
+    """The order that a member's columns seem to have; looked for where columns are classes or labels."""
+    if basis.outputs == "classes":
+        return better_label_order(softmax(logits), basis.y_true)
+    if basis.outputs != "labels" or logits.shape[1] < 2:
+        return None
+    known = np.isin(basis.targets, (0.0, 1.0)).all(axis=1)
+    return matched_order(logits[known], basis.targets[known]) if known.any() else None

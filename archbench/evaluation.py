@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax
+from archbench.label_results import (
+    Resampled,
+    confusion_counts,
+    label_roc_curves,
+    label_warnings,
+    per_fold_value,
+    per_label,
+    per_zone,
+    risk_results,
+    tuned_results,
+)
 from archbench.metrics.auroc import metric_at_cut, one_vs_rest, roc_curve
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
 from archbench.metrics.metric import Array, Metric, defined_or_none
@@ -16,6 +27,7 @@ from archbench.metrics.scoring import (
     MIN_PATIENTS_PER_SIDE,
     Scores,
     confusion_draws,
+    frozen_classes,
     frozen_questions,
     macro_scores,
     parts,
@@ -24,6 +36,7 @@ from archbench.metrics.scoring import (
     score,
     scored_rows,
 )
+from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes, views
 from archbench.registry import METRICS
 from archbench.statistics import (
     FEW_PATIENTS,
@@ -93,14 +106,20 @@ def evaluate(
     drawn = patient_weights(rows.patient_id, strata=rows.fold, resamples=resamples, seed=seed)
     sample = _Sample(rows=rows, patients=drawn.patients, weights=drawn.weights, confidence=confidence)
     chosen = {name: metric_at_cut(name, clinical_cut) for name in metrics}
-    warnings = _warnings(sample, selected_and_reported or not len(predictions.test))
-    return {
-        "classes": list(rows.classes),
+    warnings = _common_warnings(sample, selected_and_reported or not len(predictions.test))
+    common = {
         "primary": primary,
         "n_cases": sample.n_cases,
         "n_patients": len(sample.patients),
         "folds": np.unique(rows.fold).tolist(),
         "seeds": np.unique(rows.seed).tolist(),
+    }
+    if rows.outputs != "classes":
+        return {**common, **_evaluate_labels(predictions, sample, chosen, warnings), "warnings": warnings}
+    warnings += _class_warnings(rows)
+    return {
+        "classes": list(rows.classes),
+        **common,
         **_overall(sample, chosen, warnings),
         "per_class": _per_class(sample, warnings),
         "per_fold": _per_fold(rows, chosen),
@@ -108,6 +127,41 @@ def evaluate(
         "roc": mean_roc_curves(rows),
         "warnings": warnings,
     }
+
+
+def _evaluate_labels(
+    predictions: Predictions, sample: _Sample, metrics: dict[str, Metric], warnings: list[str]
+) -> dict[str, Any]:
+    """The content of metrics.json for several labels, for zones, or for a number."""
+    rows = sample.rows
+    overall = _overall(sample, metrics, warnings)
+    resampled = Resampled(rows, sample.patients, sample.weights, sample.confidence)
+    warnings += label_warnings(rows, overall["metrics"])
+    result = {"outputs": rows.outputs, "classes": [], "per_class": {}, "confusion_matrix": [], "roc": {}, **overall}
+    if rows.outputs == "labels":
+        result |= {"classes": list(rows.labels), "per_class": per_label(resampled), "roc": label_roc_curves(rows)}
+        result["confusion_matrices"] = {
+            name: confusion_counts(table) for name, table in zip(rows.labels, views(rows), strict=True)
+        }
+        result["tuned"] = tuned_results(predictions, resampled)
+    elif rows.outputs == "zones":
+        result |= {"classes": list(scored_classes(rows)), "labels": list(rows.labels)}
+        result |= {"per_zone": per_zone(resampled), "roc": label_roc_curves(rows), "risk": risk_results(rows)}
+        result["confusion_matrix"] = confusion_counts(pooled_view(rows))
+        unscored = set(predictions.test.case_id.tolist()) - set(score_view(rows).case_id.tolist())
+        result["risk"]["n_undefined"] = len(unscored)
+    frozen = frozen_classes(rows) if is_grouped(rows) else None
+    result["per_fold"] = [
+        {
+            "fold": fold,
+            "seed": seed,
+            "n_cases": len(part),
+            "metrics": {name: per_fold_value(part, metric, frozen) for name, metric in metrics.items()},
+        }
+        for seed, fold, part in parts(rows)
+        if len(part)
+    ]
+    return result
 
 
 def _overall(sample: _Sample, metrics: dict[str, Metric], warnings: list[str]) -> dict[str, Any]:
@@ -133,7 +187,7 @@ def _record(sample: _Sample, metric: Metric, scores: Scores, warnings: list[str]
     return sample.record(metric.name, found, metric.undefined_reason), found
 
 
-def _warnings(sample: _Sample, selected_and_reported: bool) -> list[str]:
+def _common_warnings(sample: _Sample, selected_and_reported: bool) -> list[str]:
     rows, warnings = sample.rows, []
     if selected_and_reported:
         warnings.append("selected and reported on the same cases: the figures are too good")
@@ -143,6 +197,11 @@ def _warnings(sample: _Sample, selected_and_reported: bool) -> list[str]:
         warnings.append(
             f"only {len(sample.patients)} patients: below {FEW_PATIENTS} percentile intervals are too narrow"
         )
+    return warnings
+
+
+def _class_warnings(rows: Predictions) -> list[str]:
+    warnings = []
     counts = np.bincount(rows.y_true, minlength=len(rows.classes))
     predicted = np.bincount(rows.decisions, minlength=len(rows.classes))
     absent = [name for name, n, m in zip(rows.classes, counts, predicted, strict=True) if n + m == 0]

@@ -14,16 +14,19 @@ import cv2
 import numpy as np
 import torch
 
-from archbench.artifacts import MetricRecord, Predictions, atomic_path, softmax
+from archbench.artifacts import MetricRecord, Predictions, atomic_path
 from archbench.cases import Cases
+from archbench.explained import Question, choose_questions, questions_of, reported_rows
 from archbench.image_cache import ImageCache
 from archbench.images import to_cached_pixels
+from archbench.metrics.views import is_grouped
 from archbench.models.building import NormalizedNetwork, cam_layer, cam_maps
 from archbench.models.weights import load_checkpoint
 from archbench.statistics import wilson_interval
 
 PICTURE_SIDE = 320
 OVERLAY_WEIGHT = 0.45
+UNNUMBERED = -1  # labels, zones and numbers: their question says in words what is true and called
 
 
 class ExplainError(RuntimeError):
@@ -46,11 +49,12 @@ class Explanation:
     fold: int
     true: int
     predicted: int
-    probability: float
+    probability: float | None
     heatmap: np.ndarray
     image: np.ndarray
     cam_max_in_lesion: bool | None
     lesion_area: float | None
+    question: Question | None = None
 
 
 def choose_cases(predictions: Predictions, n: int, *, seed: int) -> Predictions:
@@ -58,11 +62,17 @@ def choose_cases(predictions: Predictions, n: int, *, seed: int) -> Predictions:
 
     The validation part serves where the protocol has no test part.
     """
-    rows = predictions.test if (predictions.split == "test").any() else predictions.val
-    rows = rows.select(rows.seed == rows.seed.min()).known()
-    order = np.argsort(rows.case_id, kind="stable")
-    chosen = np.random.default_rng(seed).choice(len(order), size=min(n, len(order)), replace=False)
-    return rows.select(order[np.sort(chosen)])
+    rows = reported_rows(predictions)
+    chosen = np.random.default_rng(seed).choice(len(rows), size=min(n, len(rows)), replace=False)
+    return rows.select(np.sort(chosen))
+
+
+def choose(predictions: Predictions, n: int, *, seed: int) -> tuple[Predictions, list[Question]]:
+    """Return rows and what is explained of each: random cases, or cells of labels and zones by turns."""
+    if is_grouped(predictions):
+        return choose_questions(predictions, n, seed=seed)
+    rows = choose_cases(predictions, n, seed=seed)
+    return rows, questions_of(rows)
 
 
 def explain(
@@ -72,57 +82,77 @@ def explain(
     cases: Cases,
     *,
     device: torch.device,
+    questions: Sequence[Question] | None = None,
 ) -> list[Explanation]:
-    """Return a Grad-CAM of the predicted class for each chosen case.
+    """Return a Grad-CAM for each chosen case.
 
     Args:
         checkpoints: Weights by (fold, seed).
+        questions: What is explained of each chosen row; None: its called class.
     Raises:
         ExplainError: If a map can't be computed or is not finite.
     """
+    questions = questions_of(chosen) if questions is None else questions
     found: list[Explanation] = []
     for fold in np.unique(chosen.fold).tolist():
         rows = chosen.select(chosen.fold == fold)
+        asked = [question for question, of in zip(questions, chosen.fold.tolist(), strict=True) if of == fold]
         load_checkpoint(network, checkpoints[(fold, int(rows.seed[0]))], device)
-        found += _explain_fold(network, rows, cases, fold=fold, device=device)
+        found += _explain_fold(network, rows, asked, cases, fold=fold, device=device)
         print(f"fold {fold}: {len(rows)} cases explained", file=sys.stderr, flush=True)
     return found
 
 
 def _explain_fold(
-    network: NormalizedNetwork, rows: Predictions, cases: Cases, *, fold: int, device: torch.device
+    network: NormalizedNetwork,
+    rows: Predictions,
+    questions: Sequence[Question],
+    cases: Cases,
+    *,
+    fold: int,
+    device: torch.device,
 ) -> list[Explanation]:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     cache_rows = cases.cache.rows(rows.case_id.tolist())
-    probabilities, decisions, found = softmax(rows.logits), rows.decisions, []
     layers, reshape = [cam_layer(network)], partial(cam_maps, network)
+    plain, found = rows.outputs == "classes", []
     with GradCAM(model=network, target_layers=layers, reshape_transform=reshape) as cam:
         for k, cache_row in enumerate(cache_rows.tolist()):
             image = np.array(cases.cache.images[cache_row])
-            predicted = int(decisions[k])
+            question = questions[k]
             batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
-            heatmap = cam(input_tensor=batch, targets=[ClassifierOutputTarget(predicted)])[0]
+            heatmap = cam(input_tensor=batch, targets=[ClassifierOutputTarget(question.output)])[0]
             _check_heatmap(heatmap, str(rows.case_id[k]), network.architecture)
-            inside, area = _lesion_hit(heatmap, cases.lesions.get(str(rows.case_id[k])), cases.cache, cache_row)
+            lesions = _lesions_of(cases.lesions.get(str(rows.case_id[k])), question)
+            inside, area = _lesion_hit(heatmap, lesions, cases.cache, cache_row)
             found.append(
                 Explanation(
                     case_id=str(rows.case_id[k]),
                     patient_id=str(rows.patient_id[k]),
                     fold=fold,
-                    true=int(rows.y_true[k]),
-                    predicted=predicted,
-                    probability=float(probabilities[k, predicted]),
+                    true=int(rows.y_true[k]) if plain else UNNUMBERED,
+                    predicted=question.output if plain else UNNUMBERED,
+                    probability=question.probability,
                     heatmap=heatmap.astype(np.float32),
                     image=image,
                     cam_max_in_lesion=inside,
                     lesion_area=area,
+                    question=question,
                 )
             )
     if len(found) < len(rows):  # the library's context manager swallows IndexError
         raise ExplainError(f"Grad-CAM of {rows.case_id[len(found)]} failed with an IndexError ({network.architecture})")
     return found
+
+
+def _lesions_of(lesions: Sequence[Mapping[str, Any]] | None, question: Question) -> list[Mapping[str, Any]] | None:
+    """The planted lesions that the explained output is about; None if there are none to look for."""
+    if lesions is None or question.label is None:
+        return None if lesions is None else list(lesions)
+    own = [lesion for lesion in lesions if lesion.get("kind") == question.label]
+    return own if own and question.counts_lesions else None
 
 
 def _check_heatmap(heatmap: np.ndarray, case: str, architecture: str) -> None:

@@ -61,9 +61,21 @@ class ImageCache:
         return np.array([position[case_id] for case_id in case_ids], dtype=np.int64)
 
 
-def cache_key(*, case_ids: Sequence[str], sha256s: Sequence[str], preprocessing: Preprocessing, code: str) -> str:
-    """The name of the cache: a hash of the files' content, the settings and the code that makes it."""
-    content = json.dumps([list(case_ids), list(sha256s), asdict(preprocessing), code])
+def cache_key(
+    *,
+    case_ids: Sequence[str],
+    sha256s: Sequence[str],
+    preprocessing: Preprocessing,
+    code: str,
+    masks: Sequence[str | None] | None = None,
+) -> str:
+    """The name of the cache: a hash of the files' content, the settings and the code that makes it.
+
+    Args:
+        masks: Content hash of each mask, None where there is none.
+    """
+    parts = [list(case_ids), list(sha256s), asdict(preprocessing), code]
+    content = json.dumps(parts if masks is None else [*parts, list(masks)])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
@@ -113,6 +125,7 @@ def build_cache(
     max_pixels: int,
     threads: int,
     code: str,
+    masks: Sequence[str | None] | None = None,
 ) -> Path:
     """The folder of the finished cache, built if it is not there; a second job waits and finds it done.
 
@@ -120,12 +133,15 @@ def build_cache(
         images: Image paths relative to `root`, in the order of `case_ids`.
         sha256s: Hashes of the files' bytes from the manifest; a file that has changed since is refused.
         code: Fingerprint of the code, part of the cache's name.
+        masks: Mask paths relative to `root`, None where an image has none; used for `mask_focus` alone.
     Raises:
         ArtifactError: If an image is unreadable or has changed since the audit, or the disk is too small.
     """
     from filelock import FileLock
 
-    key = cache_key(case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code)
+    masks = None if preprocessing.mask_focus == "none" else masks
+    hashes = None if masks is None else [mask and file_sha256(Path(root) / mask) for mask in masks]
+    key = cache_key(case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code, masks=hashes)
     folder = Path(cache_dir) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{key}.lock")):
@@ -134,7 +150,7 @@ def build_cache(
             return folder
         partial = _Partial.open(folder.with_name(f"{key}.partial"), n=len(case_ids), preprocessing=preprocessing)
         try:
-            partial.fill(_maker(root, images, sha256s, preprocessing, max_pixels), threads=threads)
+            partial.fill(_maker(root, images, sha256s, preprocessing, max_pixels, masks), threads=threads)
         finally:
             partial.close()
         write_json(
@@ -154,13 +170,26 @@ def build_cache(
     return folder
 
 
+def file_sha256(path: Path) -> str:
+    """Content hash of a file; a missing one raises ArtifactError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be read ({error}): run the rule prepare_dataset again") from error
+
+
 def _maker(
-    root: Path, images: Sequence[str], sha256s: Sequence[str], preprocessing: Preprocessing, max_pixels: int
+    root: Path,
+    images: Sequence[str],
+    sha256s: Sequence[str],
+    preprocessing: Preprocessing,
+    max_pixels: int,
+    masks: Sequence[str | None] | None = None,
 ) -> Callable[[int], tuple[Any, ...]]:
     """A function that decodes and preprocesses the i-th image."""
     import cv2
 
-    from archbench.images import ImageError, decode, preprocess, read_image_file
+    from archbench.images import ImageError, decode, preprocess, read_image_file, read_mask
 
     # The pool below is the parallelism; OpenCV's own threads on top of it only get in each other's way.
     cv2.setNumThreads(1)
@@ -172,11 +201,14 @@ def _maker(
             if hashlib.sha256(data).hexdigest() != sha256s[index]:
                 raise ArtifactError(f"{path} has changed since the audit: run the rule prepare_dataset again")
             image = decode(data, max_pixels=max_pixels, intensity=preprocessing.intensity)
+            mask = None
+            if masks is not None and masks[index] is not None:
+                mask = read_mask(Path(root) / str(masks[index]), shape=image.shape[:2], max_pixels=max_pixels)
         except ImageError as error:
             raise ArtifactError(
                 f"{path}: {error}. The audit found nothing here; run the rule prepare_dataset again"
             ) from error
-        return preprocess(image, preprocessing)
+        return preprocess(image, preprocessing, mask)
 
     return make
 

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from archbench.nifti import is_nifti, read_nifti_pixels
+
 # Our own guard (max_pixels, checked before decoding) replaces Pillow's, whose limit is fixed and only warns.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -34,6 +36,8 @@ class Preprocessing:
     crop_border: bool = True
     clahe: float | None = None
     intensity: str = "full_range"
+    center_crop: float | None = None
+    mask_focus: str = "none"
     channels: str = "rgb"
 
 
@@ -50,8 +54,20 @@ def decode(data: bytes, *, max_pixels: int, intensity: str = "full_range") -> np
     Raises:
         ImageError: If the file is no image, damaged, or too large.
     """
+    if is_nifti(data):
+        return _to_rgb8(read_nifti(data, max_pixels=max_pixels), intensity=intensity)
     pixels, orientation = _read_pixels(data, max_pixels=max_pixels)
     return _oriented(_to_rgb8(pixels, intensity=intensity), orientation)
+
+
+def read_nifti(data: bytes, *, max_pixels: int) -> np.ndarray:
+    """The pixels (H, W) of a two-dimensional NIfTI file, an ImageError if there are none."""
+    try:
+        return read_nifti_pixels(data, check=lambda width, height: check_pixels(width, height, max_pixels=max_pixels))
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError("unreadable", str(error)) from error
 
 
 def read_image_file(path: Path) -> bytes:
@@ -230,15 +246,58 @@ def equalize(image: np.ndarray, *, clip: float) -> np.ndarray:
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
+def center_box(box: tuple[int, int, int, int], *, share: float) -> tuple[int, int, int, int]:
+    """The central square of a box, its side this share of the box's shorter one."""
+    x0, y0, x1, y1 = box
+    side = max(1, round(share * min(x1 - x0, y1 - y0)))
+    left, top = x0 + (x1 - x0 - side) // 2, y0 + (y1 - y0 - side) // 2
+    return left, top, left + side, top + side
+
+
+def mask_box(mask: np.ndarray, *, pad: float = 0.05) -> tuple[int, int, int, int]:
+    """The box x0, y0, x1, y1 around a mask (H, W), 5 % wider on each side; an empty mask keeps the full frame."""
+    height, width = mask.shape
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return 0, 0, width, height
+    x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
+    dx, dy = round(pad * (x1 - x0)), round(pad * (y1 - y0))
+    return max(x0 - dx, 0), max(y0 - dy, 0), min(x1 + dx, width), min(y1 + dy, height)
+
+
+def read_mask(path: Path, *, shape: tuple[int, int], max_pixels: int) -> np.ndarray:
+    """A mask file as boolean pixels of the image's shape (H, W), enlarged or shrunk to it where it differs.
+
+    Raises:
+        ImageError: If the file is no image or damaged.
+    """
+    pixels = decode(read_image_file(path), max_pixels=max_pixels, intensity="min_max")[:, :, 0] > 0
+    if pixels.shape == shape:
+        return pixels
+    resized = cv2.resize(pixels.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized > 0)
+
+
+def _crop_box(image: np.ndarray, mask: np.ndarray | None, settings: Preprocessing) -> tuple[int, int, int, int]:
+    box = border_box(image) if settings.crop_border else (0, 0, image.shape[1], image.shape[0])
+    if mask is not None and settings.mask_focus == "crop":
+        box = mask_box(mask)
+    return box if settings.center_crop is None else center_box(box, share=settings.center_crop)
+
+
 def preprocess(
-    image: np.ndarray, settings: Preprocessing
+    image: np.ndarray, settings: Preprocessing, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int, int, int]]:
     """The square image (S, S, 3), its CLAHE version or None, the crop box x0, y0, x1, y1 in source pixels.
 
     With `channels: gray` both have one channel, (S, S, 1).
+
+    Args:
+        mask: Boolean, shape (H, W), for `mask_focus`; None leaves the image as it is.
     """
-    box = border_box(image) if settings.crop_border else (0, 0, image.shape[1], image.shape[0])
-    x0, y0, x1, y1 = box
+    box = x0, y0, x1, y1 = _crop_box(image, mask, settings)
+    if mask is not None and settings.mask_focus == "blank":
+        image = np.where(mask[:, :, None], image, 0).astype(np.uint8)
     square = resize(image[y0:y1, x0:x1], size=settings.size)
     equalized = None if settings.clahe is None else equalize(square, clip=settings.clahe)
     if settings.channels == "gray":

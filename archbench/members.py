@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.metrics.metric import Array, log_softmax
+from archbench.metrics.views import whole_view
 
 MEMBER_SEPARATOR = " / "
 SUSPICIOUS_GAIN = 0.15
@@ -28,15 +30,35 @@ def stack_members(members: Mapping[str, Predictions]) -> Predictions:
         _check_aligned(name, table, first, reference)
     classes = [f"{name}{MEMBER_SEPARATOR}{label}" for name, table in tables.items() for label in table.classes]
     logits = np.concatenate([table.logits for table in tables.values()], axis=1)
+    kind: dict[str, Any] = {
+        key: reference.metadata[key] for key in ("outputs", "class_names") if key in reference.metadata
+    }
     return replace(
         reference,
         logits=logits,
         classes=tuple(classes),
-        metadata={"decision": reference.metadata.get("decision", "argmax")},
+        metadata={"decision": reference.metadata.get("decision", "argmax"), **kind},
     )
 
 
+def member_view(stacked: Predictions, group: int, n_members: int) -> Predictions:
+    """Return one label or zone of a stacked table as a stacked table of one label, targets not scored as NaN.
+
+    Rows stay as they are; logits have shape (N, M * K') with the K' scored classes of the group.
+    """
+    width = stacked.logits.shape[1] // n_members
+    blocks = stacked.logits.reshape(len(stacked), n_members, width)
+    tables = [
+        whole_view(replace(stacked, logits=blocks[:, m], classes=stacked.classes[:width]), group)
+        for m in range(n_members)
+    ]
+    classes = tuple(f"{m}{MEMBER_SEPARATOR}{name}" for m, table in enumerate(tables) for name in table.classes)
+    return replace(tables[0], logits=np.concatenate([table.logits for table in tables], axis=1), classes=classes)
+
+
 def _check_aligned(name: str, table: Predictions, first: str, reference: Predictions) -> None:
+    if table.outputs != reference.outputs:
+        raise ValueError(f"member '{name}' predicts {table.outputs}, '{first}' {reference.outputs}")
     if table.classes != reference.classes:
         order = "in another order" if set(table.classes) == set(reference.classes) else "that differ"
         raise ValueError(f"member '{name}' has classes {order}: {table.classes}, '{first}' has {reference.classes}")
@@ -61,12 +83,16 @@ def member_logits(stacked: Predictions, n_members: int) -> Array:
 
 
 def base_log_probabilities(rows: Predictions, member: int, n_members: int) -> Array:
-    """Return the log probabilities of one member, shape (N, K)."""
+    """Return the log probabilities of one member, shape (N, K); of a regression its values (N, 1)."""
+    if rows.outputs == "value":
+        return member_logits(rows, n_members)[:, member].astype(np.float64)
     return log_softmax(member_logits(rows, n_members)[:, member])
 
 
 def mean_log_probabilities(rows: Predictions, n_members: int) -> Array:
-    """Return the logarithm of the members' mean probability, shape (N, K), without a fit."""
+    """Return the logarithm of the members' mean probability, shape (N, K), without a fit; of a regression the mean."""
+    if rows.outputs == "value":
+        return member_logits(rows, n_members).astype(np.float64).mean(axis=1)
     each = log_softmax(member_logits(rows, n_members))
     largest = each.max(axis=1, keepdims=True)
     return (largest + np.log(np.exp(each - largest).mean(axis=1, keepdims=True)))[:, 0]
@@ -82,13 +108,17 @@ def better_label_order(probabilities: Array, y_true: Array) -> list[int] | None:
         probabilities: Shape (N, K).
         y_true: Class indices, shape (N,).
     """
+    return matched_order(probabilities, np.eye(probabilities.shape[1])[y_true])
+
+
+def matched_order(probabilities: Array, truth: Array) -> list[int] | None:
+    """Return `better_label_order` for labels that may go together, from their truth, shape (N, K), all known."""
     from scipy.optimize import linear_sum_assignment
 
-    truth = np.eye(probabilities.shape[1])[y_true]
     centred = probabilities - probabilities.mean(axis=0), truth - truth.mean(axis=0)
     norms = np.linalg.norm(centred[0], axis=0)[:, None] * np.linalg.norm(centred[1], axis=0)[None, :]
     correlation = np.divide(centred[0].T @ centred[1], norms, out=np.zeros_like(norms), where=norms > 1e-12)
     columns, meant = linear_sum_assignment(correlation, maximize=True)
     gain = float(correlation[columns, meant].mean() - np.trace(correlation) / len(correlation))
-    noise = 3.0 / np.sqrt(len(y_true))
+    noise = 3.0 / np.sqrt(len(truth))
     return meant.tolist() if gain > max(SUSPICIOUS_GAIN, noise) else None

@@ -15,9 +15,10 @@ import numpy as np
 from archbench.artifacts import write_json, write_table, write_text
 from archbench.audit import ERROR, Audit, AuditSettings, Problem, audit_source
 from archbench.datasets import DatasetError, Source, SourceSettings, split_name
+from archbench.label_counts import label_summary, label_warnings, strata, zone_summary
 from archbench.registry import DATASETS
 from archbench.splits import PARTS, Protocol, SplitError, Splits, make_splits
-from archbench.tasks import get_task
+from archbench.tasks import UNGRADABLE, get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,10 +54,12 @@ def prepare(
 ) -> Prepared:
     """Read, audit and split a dataset.
 
+    Args:
+        classes: Class names; of zones the ungradable ones are the last class.
     Raises:
         DatasetError: If the data can't be used; its `audit` holds everything that was found.
     """
-    get_task(task)
+    outputs = get_task(task).outputs
     source: Source = DATASETS.get(format).read(settings)
     use_split, use_fold = _columns_in_use(source, protocol)
     found = audit_source(
@@ -69,33 +72,34 @@ def prepare(
         use_split=use_split,
         use_fold=use_fold,
         threads=threads,
+        outputs=outputs,
     )
+    kind = _Kind(task=task, outputs=outputs, classes=tuple(classes), labels=source.label_names)
     summary = _audit_summary(
         found,
         dataset=dataset,
-        task=task,
-        classes=classes,
+        kind=kind,
         phantom=source.phantom,
         protocol=protocol,
         provenance=provenance,
     )
     _stop_if_bad(found, summary, dataset=dataset, max_bad_fraction=audit_settings.max_bad_fraction)
     try:
-        splits = _split(found, n_classes=len(classes), protocol=protocol, use_split=use_split, use_fold=use_fold)
+        splits = _split(found, kind, protocol=protocol, use_split=use_split, use_fold=use_fold)
     except SplitError as error:
         raise DatasetError(f"dataset {dataset}: {error}", audit=summary) from error
-    summary["folds"] = _fold_summary(found, splits, n_classes=len(classes))
-    summary["warnings"] += [*splits.warnings, *_class_warnings(found, splits, classes=classes)]
-    labels = [source.label]
+    summary["folds"] = _fold_summary(found, splits, kind)
+    summary["warnings"] += [*splits.warnings, *_class_warnings(found, splits, kind)]
     return Prepared(
-        manifest=_manifest(found, label=source.label),
+        manifest=_manifest(found, kind),
         manifest_metadata={
             "provenance": dict(provenance),
             "root": source.root.as_posix(),
-            "classes": list(classes),
-            "labels": labels,
+            "classes": list(get_task(task).logit_names(classes, kind.labels)),
+            "labels": list(kind.labels),
             "task": task,
             "phantom": source.phantom,
+            **get_task(task).table_metadata(classes),
         },
         folds=_fold_table(found, splits),
         folds_metadata={
@@ -161,13 +165,30 @@ def _problem_line(problem: Problem) -> str:
     return f"{problem.file}:{problem.row}: {problem.kind}: {problem.message}"
 
 
-def _split(found: Audit, *, n_classes: int, protocol: Protocol, use_split: bool, use_fold: bool) -> Splits:
+@dataclass(frozen=True)
+class _Kind:
+    """What the targets of the dataset are."""
+
+    task: str
+    outputs: str
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def targets(self, found: Audit) -> np.ndarray:
+        """Targets of all cases, shape (N, L)."""
+        return np.array([case.targets for case in found.cases], dtype=np.float64).reshape(-1, len(self.labels))
+
+    def strata(self, found: Audit) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names (C,) and counts (N, C) of what is spread over the parts and counted in the audit."""
+        return strata(self.targets(found), outputs=self.outputs, classes=self.classes, labels=self.labels)
+
+
+def _split(found: Audit, kind: _Kind, *, protocol: Protocol, use_split: bool, use_fold: bool) -> Splits:
     cases = found.cases
     return make_splits(
         case_ids=[case.case_id for case in cases],
         patient_ids=[case.patient_id for case in cases],
-        y=np.array([case.y for case in cases]),
-        n_classes=n_classes,
+        strata=kind.strata(found)[1],
         protocol=protocol,
         given_split=[str(split_name(case.raw.split)) for case in cases] if use_split else None,
         given_fold=[int(case.raw.fold) for case in cases] if use_fold else None,
@@ -178,22 +199,24 @@ def _audit_summary(
     found: Audit,
     *,
     dataset: str,
-    task: str,
-    classes: Sequence[str],
+    kind: _Kind,
     phantom: bool,
     protocol: Protocol,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    per_class: list[list[str]] = [[case.patient_id for case in found.cases if case.y == y] for y in range(len(classes))]
+    names, counts = kind.strata(found)
+    patients = np.array([case.patient_id for case in found.cases])
+    warnings = label_warnings(kind.targets(found), outputs=kind.outputs, labels=kind.labels)
     return {
         "provenance": dict(provenance),
         "dataset": dataset,
         "phantom": phantom,
-        "task": task,
+        "task": kind.task,
         "classes": [
-            {"name": name, "n_cases": len(patients), "n_patients": len(set(patients))}
-            for name, patients in zip(classes, per_class, strict=True)
+            {"name": name, "n_cases": int(column.sum()), "n_patients": len(set(patients[column > 0].tolist()))}
+            for name, column in zip(names, counts.T, strict=True)
         ],
+        **_label_summary(found, kind, patients),
         "n_rows": found.n_rows,
         "n_cases": len(found.cases),
         "n_patients": len({case.patient_id for case in found.cases}),
@@ -201,13 +224,22 @@ def _audit_summary(
         "problems": [asdict(problem) for problem in found.problems],
         "dropped": dict(sorted(Counter(found.dropped.values()).items())),
         "protocol": asdict(protocol),
-        "warnings": list(found.warnings),
+        "warnings": [*found.warnings, *warnings],
         "folds": [],
     }
 
 
-def _fold_summary(found: Audit, splits: Splits, *, n_classes: int) -> list[dict[str, Any]]:
-    y = np.array([case.y for case in found.cases])
+def _label_summary(found: Audit, kind: _Kind, patients: np.ndarray) -> dict[str, Any]:
+    if kind.outputs == "labels":
+        return label_summary(kind.targets(found), patients, labels=kind.labels)
+    if kind.outputs == "zones":
+        graded = [name for name in kind.classes if name != UNGRADABLE]
+        return zone_summary(kind.targets(found), classes=graded, labels=kind.labels)
+    return {}
+
+
+def _fold_summary(found: Audit, splits: Splits, kind: _Kind) -> list[dict[str, Any]]:
+    _, counts = kind.strata(found)
     patients = np.array([case.patient_id for case in found.cases])
     summary = []
     for fold, row in enumerate(splits.parts):
@@ -216,7 +248,7 @@ def _fold_summary(found: Audit, splits: Splits, *, n_classes: int) -> list[dict[
             name: {
                 "n_cases": int(mask.sum()),
                 "n_patients": len(set(patients[mask].tolist())),
-                "per_class": np.bincount(y[mask], minlength=n_classes).tolist(),
+                "per_class": counts[mask].sum(axis=0).tolist(),
             }
             for name, mask in masks.items()
         }
@@ -224,26 +256,30 @@ def _fold_summary(found: Audit, splits: Splits, *, n_classes: int) -> list[dict[
     return summary
 
 
-def _class_warnings(found: Audit, splits: Splits, *, classes: Sequence[str]) -> list[str]:
+def _class_warnings(found: Audit, splits: Splits, kind: _Kind) -> list[str]:
     """Classes that some part of some fold lacks, though the data have them."""
-    y = np.array([case.y for case in found.cases])
+    names, counts = kind.strata(found)
     warnings = []
-    for index, name in enumerate(classes):
+    for index, name in enumerate(names):
+        has = counts[:, index] > 0
         lacking = [
             f"{PARTS[part]} of fold {fold}"
             for fold, row in enumerate(splits.parts)
             for part in np.unique(row).tolist()
-            if (y == index).any() and not ((row == part) & (y == index)).any()
+            if has.any() and not ((row == part) & has).any()
         ]
         if lacking:
             warnings.append(f"class {name} has no case in {', '.join(lacking)}: it has too few patients")
     return warnings
 
 
-def _manifest(found: Audit, *, label: str) -> pa.Table:
+def _manifest(found: Audit, kind: _Kind) -> pa.Table:
     import pyarrow as pa
 
     cases = found.cases
+    columns = dict(zip(kind.labels, kind.targets(found).T, strict=True))
+    type_of = pa.int8() if kind.outputs == "classes" else pa.float32()
+    masks = {"mask": pa.array([case.raw.mask for case in cases], pa.string())} if any(c.raw.mask for c in cases) else {}
     return pa.table(
         {
             "case_id": pa.array([case.case_id for case in cases], pa.string()),
@@ -252,7 +288,13 @@ def _manifest(found: Audit, *, label: str) -> pa.Table:
             "sha256": pa.array([case.facts.sha256 for case in cases], pa.string()),
             "width": pa.array([case.facts.width for case in cases], pa.int32()),
             "height": pa.array([case.facts.height for case in cases], pa.int32()),
-            f"target_{label}": pa.array([case.y for case in cases], pa.int8()),
+            **{
+                f"target_{name}": pa.array(values, type_of, mask=np.isnan(values))
+                if kind.outputs != "classes"
+                else pa.array(values.astype(np.int8), type_of)
+                for name, values in columns.items()
+            },
+            **masks,
             "source_row": pa.array([case.raw.row for case in cases], pa.int32()),
             "lesions": pa.array([case.raw.lesions for case in cases], pa.string()),
         }

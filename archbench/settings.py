@@ -27,7 +27,11 @@ class Columns(Settings):
     patient: str | None = Field(
         None, description="Column with the patient. Without it each image counts as a patient of its own (warned)."
     )
-    label: str = Field("label", description="Column with the class: its index, or its name in `classes`.")
+    label: str | list[str] = Field(
+        "label",
+        description="Column with the class (its index, or its name in `classes`) or the number (regression); a list: "
+        "one column per label (multilabel: 0 or 1) or zone (zones: the grade).",
+    )
     split: str | None = Field(None, description="Column with train, val or test (`protocol.kind: given`, `holdout`).")
     fold: str | None = Field(None, description="Column with the fold number (`protocol.kind: given`).")
 
@@ -36,6 +40,17 @@ class Preprocessing(Settings):
     """Done once per image, before training, and kept in the image cache."""
 
     crop_border: bool = Field(False, description="Cut the dark border off (threshold 10, 5 % pad).")
+    center_crop: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Keep the central square of this share of the shorter side: .875 is resize 256, centre crop 224. "
+        "Unset: the whole picture, squeezed to a square.",
+    )
+    mask_focus: Literal["none", "crop", "blank"] = Field(
+        "none",
+        description="What a mask does (dataset.masks): crop to its box with 5 % pad, blank all outside it, or nothing.",
+    )
     clahe: float | None = Field(
         None, gt=0, description="Clip limit of contrast equalisation (training only, p = training.clahe_probability)."
     )
@@ -53,31 +68,77 @@ class Preprocessing(Settings):
 
 
 class Phantom(Settings):
-    """Drawn data with known truth (`format: phantom`)."""
+    """Drawn data with known truth (formats `phantom`, `phantom_chest`, `phantom_zones`)."""
 
-    patients: int = Field(300, ge=20, description="Patients, two images (eyes) each.")
+    patients: int = Field(300, ge=20, description="Patients, two images each (two eyes, two visits).")
     image_size: int = Field(160, ge=64, description="Side of the drawn images, pixels.")
     seed: int = Field(42, ge=0, description="Seed of the drawing.")
+    confounder: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="phantom_chest: how strongly a marker in the corner goes with the first label; 0: it says "
+        "nothing, 1: it is there exactly where the label is.",
+    )
+
+
+UncertainPolicy = Literal["ignore", "zeros", "ones", "smooth"]
+BlankPolicy = Literal["ignore", "zeros", "ones"]
+
+
+class Labels(Settings):
+    """What the values of a label column mean where they are neither 0 nor 1 (`chexpert`)."""
+
+    uncertain: dict[str, UncertainPolicy] = Field(
+        default_factory=dict,
+        description="Policy for -1 by label; `default` for all others (ignore): ignore (unknown, neither trained nor "
+        "scored), zeros, ones, smooth (trained towards smooth_target, never scored).",
+    )
+    blank: dict[str, BlankPolicy] = Field(
+        default_factory=dict,
+        description="Policy for a blank (not mentioned) by label; `default` for all others (zeros): ignore, zeros, "
+        "ones.",
+    )
+    smooth_target: float = Field(0.7, gt=0, lt=1, description="Training target of an uncertain label (smooth).")
 
 
 class Dataset(Settings):
     """One folder of images with its table."""
 
-    format: str = Field(description="Reader: table, dr_folds, aptos, eyepacs, phantom.")
+    format: str = Field(
+        description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, phantom, phantom_chest, "
+        "phantom_zones."
+    )
     csv: str | None = Field(None, description="The table, relative to `root`.")
     root: str | None = Field(None, description="Folder of the data, relative to the working directory; read-only.")
-    images: str | None = Field(None, description="Folder of the images inside `root` (aptos, eyepacs).")
+    images: str | None = Field(None, description="Folder of the images inside `root` (aptos, eyepacs, csi_zones).")
     columns: Columns | None = Field(None, description="Column names (`table` only).")
     delimiter: Literal[",", ";", "\t", "|"] | None = Field(None, description="Separator of the CSV; found if unset.")
     encoding: str | None = Field(None, description="Encoding of the CSV; found if unset.")
-    task: str = Field("ordinal", description="ordinal or multiclass.")
-    classes: list[str] = Field(min_length=2, description="Class names in order of their index.")
-    missing_label: Literal["drop", "error"] = Field("drop", description="What to do with rows without a label.")
+    task: str = Field("ordinal", description="ordinal, multiclass, multilabel, zones or regression.")
+    classes: list[str] = Field(
+        default_factory=list,
+        description="Class names in order of their index (ordinal, multiclass, zones); labels have none.",
+    )
+    labels: list[str] = Field(
+        default_factory=list, description="Label columns to use, in this order (chexpert; default: all 14)."
+    )
+    missing_label: Literal["drop", "error", "mask"] = Field(
+        "drop",
+        description="Rows without a label are dropped or stop the study. With several labels, mask keeps a row of "
+        "which any is known and leaves the unknown ones out of training and scoring.",
+    )
+    label_values: Labels = Field(default_factory=Labels)
+    view: Literal["all", "frontal", "lateral"] = Field("all", description="Views to use (chexpert).")
+    masks: str | None = Field(
+        None,
+        description="Folder of masks inside `root`, named like the images (csi_zones); see preprocessing.mask_focus.",
+    )
     exclude: dict[Literal["patient", "image"], list[str]] = Field(
         default_factory=dict, description="Patients or images to leave out; each one is listed in the audit."
     )
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
-    phantom: Phantom | None = Field(None, description="Drawing (`phantom` only).")
+    phantom: Phantom | None = Field(None, description="Drawing (phantom formats only).")
 
 
 class Protocol(Settings):

@@ -41,16 +41,18 @@ def make_splits(
     *,
     case_ids: Sequence[str],
     patient_ids: Sequence[str],
-    y: np.ndarray,
-    n_classes: int,
     protocol: Protocol,
+    y: np.ndarray | None = None,
+    n_classes: int = 0,
+    strata: np.ndarray | None = None,
     given_split: Sequence[str] | None = None,
     given_fold: Sequence[int] | None = None,
 ) -> Splits:
     """The part of each case in each fold; the order of the cases does not matter.
 
     Args:
-        y: Class index of each case, shape (N,).
+        y: Class index of each case, shape (N,), of `n_classes`.
+        strata: Instead of `y`, what to spread evenly: counts of each case, shape (N, C).
         given_split: The source's own "train", "val", "test" of each case, if it has them.
         given_fold: The source's own fold of each case, if it has them.
     Raises:
@@ -58,7 +60,8 @@ def make_splits(
     """
     order = np.argsort(np.asarray(case_ids, dtype=str), kind="stable")
     patients = np.asarray(patient_ids, dtype=str)[order]
-    table = _PatientTable.of(patients, np.asarray(y, dtype=np.int64)[order], n_classes=n_classes)
+    counts = np.eye(n_classes, dtype=np.int64)[np.asarray(y, dtype=np.int64)] if strata is None else strata
+    table = _PatientTable.of(patients, counts[order])
     split = None if given_split is None else np.array([PARTS.index(name) for name in given_split])[order]
     fold = None if given_fold is None else np.asarray(given_fold, dtype=np.int64)[order]
     result = _by_protocol(table, protocol, split=split, fold=fold)
@@ -159,10 +162,10 @@ class _PatientTable:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, patient_ids: np.ndarray, y: np.ndarray, *, n_classes: int) -> _PatientTable:
+    def of(cls, patient_ids: np.ndarray, strata: np.ndarray) -> _PatientTable:
         names, patient = np.unique(patient_ids, return_inverse=True)
-        counts = np.zeros((len(names), n_classes), dtype=np.int64)
-        np.add.at(counts, (patient, y), 1)
+        counts = np.zeros((len(names), strata.shape[1]), dtype=np.int64)
+        np.add.at(counts, patient, strata)
         return cls(names, patient, counts)
 
     def divide(self, among: np.ndarray, *, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,6 @@ import torch
 from archbench.cases import Cases
 from archbench.checksums import verify_checksum
 from archbench.models import building, weights
-from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from archbench.settings import Dataset, Model, Training
@@ -41,7 +40,7 @@ def start_network(job: Job, cases: Cases) -> tuple[building.NormalizedNetwork, w
     torch.manual_seed(job.seed)
     network = building.build_network(
         **job.network,
-        num_classes=n_logits(job.dataset.task, cases),
+        num_classes=len(cases.classes),
         dropout=job.recipe.dropout,
         drop_path=job.recipe.drop_path,
     )
@@ -51,11 +50,3 @@ def start_network(job: Job, cases: Cases) -> tuple[building.NormalizedNetwork, w
     report = weights.load_weights(network, job.weights, same_head=False)
     weights.print_report(report, job.weights)
     return network, report
-
-
-def n_logits(task: str, cases: Cases) -> int:
-    """Return the number of outputs: one per class, per label, or per zone and class."""
-    outputs = TASKS[task].outputs
-    if outputs == "zones":
-        return len(cases.labels) * len(cases.classes)
-    return len(cases.classes) if outputs == "classes" else len(cases.labels)

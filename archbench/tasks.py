@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from archbench.registry import suggest
 
 Outputs = Literal["classes", "labels", "zones", "value"]
+LINKS: dict[str, str] = {"classes": "softmax", "labels": "sigmoid", "zones": "softmax", "value": "identity"}
+UNGRADABLE = "Ungradable"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,35 @@ class Task:
     outputs: Outputs = "classes"
     laterality: bool = False
 
+    @property
+    def link(self) -> str:
+        """How logits become scores: softmax, sigmoid or identity."""
+        return LINKS[self.outputs]
+
+    def logit_names(self, classes: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the K logit columns of a dataset with these classes and labels (or zones)."""
+        if self.outputs == "classes":
+            return tuple(classes)
+        if self.outputs == "zones":
+            return tuple(f"{zone}:{name}" for zone in labels for name in classes)
+        return tuple(labels)
+
+    def table_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return what a prediction table says of its outputs; nothing where one softmax over classes is meant."""
+        if self.outputs == "classes":
+            return {}
+        return {"outputs": self.outputs, "class_names": list(classes) if self.outputs == "zones" else []}
+
+
+MULTILABEL_METRICS = (
+    *("auroc_macro", "auprc_macro", "auroc_micro", "auprc_micro", "f1_macro", "f1_micro", "precision_macro"),
+    *("precision_micro", "recall_macro", "recall_micro", "specificity_macro", "hamming_accuracy", "exact_match"),
+    *("positive_rate", "labels_per_case", "log_loss", "brier"),
+)
+ZONE_METRICS = (
+    *("macro_f1", "weighted_f1", "accuracy", "qwk", "auroc_macro", "auprc_macro", "score_mae", "score_rmse"),
+    *("score_pearson", "risk_accuracy", "risk_qwk", "log_loss", "brier"),
+)
 
 TASKS: dict[str, Task] = {
     "ordinal": Task(
@@ -59,6 +91,32 @@ TASKS: dict[str, Task] = {
         metrics=("auroc_macro", "accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier"),
         default_loss="weighted_cross_entropy",
         decision="argmax",
+    ),
+    "multilabel": Task(
+        name="multilabel",
+        primary="auroc_macro",
+        metrics=MULTILABEL_METRICS,
+        default_loss="bce",
+        decision="argmax",
+        outputs="labels",
+        laterality=True,
+    ),
+    "zones": Task(
+        name="zones",
+        primary="macro_f1",
+        metrics=ZONE_METRICS,
+        default_loss="weighted_cross_entropy",
+        decision="argmax",
+        outputs="zones",
+        laterality=True,
+    ),
+    "regression": Task(
+        name="regression",
+        primary="mae",
+        metrics=("mae", "rmse", "pearson", "r2"),
+        default_loss="mse",
+        decision="argmax",
+        outputs="value",
     ),
 }
 

@@ -17,6 +17,7 @@ from archbench.artifacts import softmax
 from archbench.batches import predict_logits
 from archbench.features import FeatureHead
 from archbench.freezing import open_stages
+from archbench.metrics.scoring import validation_value
 from archbench.models.building import NormalizedNetwork
 from archbench.optimization import epoch_lr
 from archbench.registry import METRICS
@@ -136,20 +137,32 @@ def _validate(trainer: Trainer, metric: str, decision: str) -> tuple[float, floa
     val_loss = float(trainer.loss(torch.from_numpy(logits).to(device), targets))
     if metric == "loss":
         return val_loss, val_loss
-    value = validation_metric(metric, logits, data.val_targets, outputs=data.outputs, decision=decision)
+    value = validation_metric(
+        metric, logits, data.val_targets, outputs=data.outputs, decision=decision, class_names=data.class_names
+    )
     return val_loss, None if math.isnan(value) else value
 
 
-def validation_metric(metric: str, logits: np.ndarray, targets: np.ndarray, *, outputs: str, decision: str) -> float:
+def validation_metric(
+    metric: str,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    outputs: str,
+    decision: str,
+    class_names: Sequence[str] = (),
+) -> float:
     """Return a metric of the validation part, NaN where undefined.
 
     Args:
         logits: Shape (N, K).
         targets: Shape (N, L), NaN where unknown.
         outputs: What the logits are.
+        class_names: Names of the classes of one zone.
     """
     if outputs != "classes":
-        raise TrainingError(f"early stopping on {metric} is not known for {outputs}: set early_stopping.metric: loss")
+        metadata = {"outputs": outputs, "class_names": list(class_names), "decision": decision}
+        return validation_value(METRICS.get(metric), logits, targets, metadata=metadata)
     return float(METRICS.get(metric).value(softmax(logits), targets[:, 0].astype(np.int64), decision))
 
 

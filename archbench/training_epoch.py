@@ -42,6 +42,7 @@ class TrainingData:
         train_targets, val_targets: Targets of these rows, float64, shape (n, L), NaN where unknown.
         num_classes: Length of the fixed class list.
         outputs: What the logits are: classes, labels, zones or value.
+        class_names: Names of the classes of one zone, for the validation metric, which leaves out ungradable ones.
     """
 
     images: np.ndarray
@@ -52,6 +53,7 @@ class TrainingData:
     val_targets: np.ndarray
     num_classes: int
     outputs: str = "classes"
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

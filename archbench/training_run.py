@@ -88,6 +88,7 @@ def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> Training
         train_targets=targets[0],
         val_rows=rows[1],
         val_targets=targets[1],
-        num_classes=len(cases.classes),
+        num_classes=len(cases.class_names),
         outputs=TASKS[task].outputs,
+        class_names=cases.class_names,
     )

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     label_progress(f"calibrate {args.dataset}/{args.model}")
     study = load_study(args.study)
-    predictions = read_predictions(args.predictions, classes=tuple(study.datasets[args.dataset].classes))
+    predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)
     found = calibrate(
         predictions,
         resamples=study.evaluation.resamples,

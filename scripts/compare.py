@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     label_progress(f"compare {args.dataset}")
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation
-    classes = tuple(dataset.classes)
+    classes = study.logit_names(args.dataset) or None
     found = compare(
         {
             name: read_predictions(path, classes=classes)

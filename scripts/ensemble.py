@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     label_progress(f"ensemble {args.dataset}")
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation
-    classes = tuple(dataset.classes)
+    classes = study.logit_names(args.dataset) or None
     predictions, decision = build_ensemble(
         {
             name: read_predictions(path, classes=classes)

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archbench.artifacts import provenance, read_predictions, read_table, write_json
+from archbench.artifacts import provenance, read_predictions, read_table, write_json, write_text
+from archbench.case_table import case_table
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
 from archbench.evaluation import evaluate
@@ -31,6 +32,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--predictions", required=True, help="prediction table with all folds and seeds")
     parser.add_argument("--folds", required=True, help="fold table of the dataset")
     parser.add_argument("--output", required=True, help="metrics.json to write")
+    parser.add_argument("--table", help="CSV of every scored case to write")
     return parser.parse_args(argv)
 
 
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation
     task = get_task(dataset.task)
-    predictions = read_predictions(args.predictions, classes=tuple(dataset.classes))
+    predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)
     _, folds = read_table(args.folds)
     found = evaluate(
         predictions,
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         study=study.study, dataset=args.dataset, model=args.model, config_hash=study.hash, code=args.code
     )
     names = {"dataset": args.dataset, "model": args.model, "task": task.name}
+    if args.table:
+        write_text(args.table, case_table(predictions))
     write_json(args.output, {"provenance": origin, **names, **found})
     print(
         f"{args.model} on {args.dataset}: {task.primary} {found['metrics'][task.primary]['value']}",

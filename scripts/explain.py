@@ -48,8 +48,8 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
     network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
     paths = {(int(f), int(s)): Path(p) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)}
     predictions = read_predictions(arguments.predictions, cases.classes)
-    chosen = explain.choose_cases(predictions, study.explain.cases, seed=study.explain.seed)
-    items = explain.explain(network, paths, chosen, cases, device=device)
+    chosen, questions = explain.choose(predictions, study.explain.cases, seed=study.explain.seed)
+    items = explain.explain(network, paths, chosen, cases, device=device, questions=questions)
     files = explain.write_pictures(items, Path(arguments.output))
     return {
         "provenance": provenance(
@@ -61,17 +61,20 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
             device=devices.device_name(device),
         ),
         "target_layer": cam_layer_name(network),
-        "cases": [_case(item, cases, names) for item, names in zip(items, files, strict=True)],
+        "cases": [_case(item, names) for item, names in zip(items, files, strict=True)],
         "lesion_hit": explain.lesion_hit_record(items, confidence=study.evaluation.confidence),
     }
 
 
-def _case(item: Any, cases: Cases, names: dict[str, str]) -> dict[str, Any]:
+def _case(item: Any, names: dict[str, str]) -> dict[str, Any]:
+    question = item.question
+    several = {"label": question.label, "outcome": question.outcome} if question.label else {}
     return {
         "case_id": item.case_id,
         "fold": item.fold,
-        "true": cases.classes[item.true],
-        "predicted": cases.classes[item.predicted],
+        "true": question.true,
+        "predicted": question.predicted,
+        **several,
         "probability": item.probability,
         "cam_max_in_lesion": item.cam_max_in_lesion,
         **names,

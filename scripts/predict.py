@@ -67,7 +67,8 @@ def _predict(study: Study, arguments: argparse.Namespace) -> None:
         cases,
         batch_size=settings.eval_batch_size,
         device=device,
-        metadata={"provenance": origin, "decision": TASKS[study.datasets[arguments.dataset].task].decision},
+        metadata={"provenance": origin, "decision": TASKS[study.datasets[arguments.dataset].task].decision}
+        | cases.table_metadata,
     )
     for path, table in zip(arguments.fold_outputs, tables, strict=True):
         write_predictions(path, table)

@@ -12,8 +12,9 @@ from archbench.artifacts import provenance, write_json
 from archbench.audit import AuditSettings
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
-from archbench.datasets import DatasetError, PhantomSettings, SourceSettings
+from archbench.datasets import DatasetError, LabelPolicy, PhantomSettings, SourceSettings
 from archbench.preparation import Prepared, failed_audit_path, prepare, write_prepared
+from archbench.registry import DATASETS
 from archbench.splits import Protocol
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _prepare(study: Study, arguments: argparse.Namespace) -> Prepared:
         format=dataset.format,
         settings=_source_settings(study, arguments),
         task=dataset.task,
-        classes=dataset.classes,
+        classes=study.class_names(arguments.dataset),
         missing_label=dataset.missing_label,
         exclude={role: tuple(values) for role, values in dataset.exclude.items()},
         intensity=dataset.preprocessing.intensity,
@@ -77,8 +78,10 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
     columns = dataset.columns.model_dump(exclude_none=True) if dataset.columns else {}
     if dataset.format == "table":
         columns = {"image": "image", "label": "label", **columns}
+    if isinstance(columns.get("label"), list):
+        columns.pop("label")
     phantom = None
-    if dataset.format == "phantom":
+    if DATASETS.get(dataset.format).drawn:
         drawing = dataset.phantom.model_dump() if dataset.phantom else {}
         phantom = PhantomSettings(folder=Path(arguments.phantom_dir), threads=arguments.threads, **drawing)
     return SourceSettings(
@@ -89,6 +92,10 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
         delimiter=dataset.delimiter,
         encoding=dataset.encoding,
         phantom=phantom,
+        labels=study.label_names(arguments.dataset),
+        policy=LabelPolicy(**dataset.label_values.model_dump()),
+        view=dataset.view,
+        masks=dataset.masks,
     )
 
 

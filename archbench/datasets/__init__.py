@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii.gz", ".nii")
+
+
+MASKED, SOFT = "?", "~"  # texts of a label that a policy masks, and before a soft training target
 
 
 class DatasetError(ValueError):
@@ -27,7 +30,9 @@ class RawRow:
     """One row as the source gives it; nothing is checked yet.
 
     `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself
-    marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields).
+    marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
+    source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
+    about its values is odd but no fault; `mask` is the path of its mask.
     """
 
     file: str
@@ -40,17 +45,38 @@ class RawRow:
     fault: str | None = None
     malformed: str | None = None
     lesions: str | None = None
+    labels: tuple[str, ...] = ()
+    note: str | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """All rows of a dataset, the folder that its image paths are relative to, and the name of its label."""
+    """All rows of a dataset, the folder that its image paths are relative to, and the name of its label or labels."""
 
     rows: tuple[RawRow, ...]
     root: Path
     label: str
     notes: tuple[str, ...] = ()
     phantom: bool = False
+    labels: tuple[str, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the L target columns."""
+        return self.labels or (self.label,)
+
+
+@dataclass(frozen=True)
+class LabelPolicy:
+    """How a label's value becomes a target, by label name; `default` stands for those not named.
+
+    `uncertain` (-1): ignore, zeros, ones or smooth; `blank`: ignore, zeros or ones.
+    """
+
+    uncertain: Mapping[str, str] = field(default_factory=dict)
+    blank: Mapping[str, str] = field(default_factory=dict)
+    smooth_target: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -62,13 +88,15 @@ class PhantomSettings:
     image_size: int = 160
     seed: int = 0
     threads: int = 2
+    confounder: float = 0.0
 
 
 @dataclass(frozen=True)
 class SourceSettings:
     """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
 
-    `csv` and `images` (the folder of the images, where the format has one) are relative to `root`.
+    `csv`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are the label
+    columns to use where there are several; `view` is all, frontal or lateral.
     """
 
     root: Path
@@ -78,14 +106,26 @@ class SourceSettings:
     delimiter: str | None = None
     encoding: str | None = None
     phantom: PhantomSettings | None = None
+    labels: tuple[str, ...] = ()
+    policy: LabelPolicy = field(default_factory=LabelPolicy)
+    view: str = "all"
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A source format: `read` gives its rows."""
+    """A source format: `read` gives its rows.
+
+    `labels` are its label columns or zones where they are fixed, `n_classes` its number of grades likewise;
+    `tasks` limits it to these tasks; `drawn` formats make their own images.
+    """
 
     read: Callable[[SourceSettings], Source]
     summary: str
+    tasks: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    n_classes: int | None = None
+    drawn: bool = False
 
 
 def clean_id(text: str) -> str:

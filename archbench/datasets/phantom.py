@@ -366,4 +366,13 @@ def _expose(canvas: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.
     return np.asarray(np.rint(np.clip(image, 0, 1) * 255), dtype=np.uint8)
 
 
-DATASETS.register("phantom", Reader(read=read_phantom, summary="drawn fundus-like images with known lesions"))
+DATASETS.register(
+    "phantom",
+    Reader(
+        read=read_phantom,
+        summary="drawn fundus-like images with known lesions",
+        tasks=("ordinal", "multiclass"),
+        n_classes=N_GRADES,
+        drawn=True,
+    ),
+)

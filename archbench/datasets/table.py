@@ -30,29 +30,31 @@ def read_table(settings: SourceSettings) -> Source:
         DatasetError: If the file is missing or unreadable, or a named column does not exist.
     """
     columns = dict(settings.columns)
-    for role in ("image", "label"):
+    for role in ("image",) if settings.labels else ("image", "label"):
         if role not in columns:
             raise DatasetError(f"columns.{role} is not set: name the CSV column that holds the {role}")
-    path, records, notes = read_csv(settings, required=tuple(columns.values()))
+    path, records, notes = read_csv(settings, required=(*columns.values(), *settings.labels))
     if "patient" not in columns:
         notes.append(
             "no patient column is configured: each image counts as its own patient, so that two images of "
             "one person may lie on both sides of a split; set columns.patient if there is one"
         )
-    rows = tuple(_raw_row(path.name, record, columns, settings.root) for record in records)
-    return Source(rows=rows, root=settings.root, label=columns["label"], notes=tuple(notes))
+    rows = tuple(_raw_row(path.name, record, columns, settings) for record in records)
+    label = columns.get("label", "")
+    return Source(rows=rows, root=settings.root, label=label, notes=tuple(notes), labels=settings.labels)
 
 
-def _raw_row(file: str, record: CsvRow, columns: Mapping[str, str], root: Path) -> RawRow:
+def _raw_row(file: str, record: CsvRow, columns: Mapping[str, str], settings: SourceSettings) -> RawRow:
     values = record.values
-    image = locate_image(root, values[columns["image"]])
+    image = locate_image(settings.root, values[columns["image"]])
     patient = clean_id(values[columns["patient"]]) if "patient" in columns else image
     return RawRow(
         file=file,
         row=record.row,
         image=image,
         patient_id=patient or None,
-        label=values[columns["label"]].strip(),
+        label=values[columns["label"]].strip() if "label" in columns else "",
+        labels=tuple(values[name].strip() for name in settings.labels),
         split=values[columns["split"]].strip() if "split" in columns else "",
         fold=clean_id(values[columns["fold"]]) if "fold" in columns else "",
         malformed=record.malformed,

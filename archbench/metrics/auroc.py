@@ -64,3 +64,15 @@ METRICS.register(
         terms=partial(at_cut, cut=2),
     ),
 )
+METRICS.register(
+    "auroc_micro",
+    Metric(
+        name="auroc_micro",
+        kind="rank",
+        greater_is_better=True,
+        function=auroc,
+        undefined_reason="no fold has positive and negative cells",
+        terms=one_vs_rest,
+        of="pooled",
+    ),
+)

@@ -32,8 +32,12 @@ class Metric:
         function: Pure; NaN where the metric is undefined.
         undefined_reason: Says in words when that is so.
         terms: probability: `(probabilities (N, K), y_true (N,)) -> (T, N)`, the first term all ones;
-            rank: the same arguments `-> (scores (Q, N), positive (Q, N))`, one row per binary question.
+            rank: the same arguments `-> (scores (Q, N), positive (Q, N))`, one row per binary question;
+            of cases: `(Predictions) -> (T, N)`.
         bounds: Smallest and largest possible value; intervals are cut there.
+        of: Which table of a dataset with several labels or zones it takes. each: every label's, and the mean of the
+            values counts (macro); pooled: all cells as one (micro); cases: the whole table, `terms` of it;
+            score, risk: the mean grade of a case's zones, and its risk class.
         centred: Draws are shifted to the point before an interval is read from them. For metrics that grow
             with noise (ECE, MCE): resampling adds noise, so that their plain percentiles lie too high.
     """
@@ -43,9 +47,10 @@ class Metric:
     greater_is_better: bool
     function: Callable[..., Array]
     undefined_reason: str
-    terms: Callable[[Array, Array], Any] | None = None
+    terms: Callable[..., Any] | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     centred: bool = False
+    of: Literal["each", "pooled", "cases", "score", "risk"] = "each"
 
     def value(self, probabilities: Array, y_true: Array, decision: str = "argmax") -> float:
         """Return the metric of one set of cases, NaN where undefined.

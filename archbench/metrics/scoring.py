@@ -7,13 +7,15 @@ from different folds are not comparable. Seeds are averaged last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.metric import Array, Metric, mean_defined
+from archbench.metrics.views import is_grouped, pooled_view, risk_view, score_view, views
 
 MIN_PATIENTS_PER_SIDE = 10
 
@@ -74,12 +76,21 @@ def scored_rows(predictions: Predictions) -> Predictions:
     return rows
 
 
+def arguments(predictions: Predictions) -> tuple[Array, Array]:
+    """Return what the terms of a metric take: probabilities and class indices, or values and true values."""
+    if predictions.outputs == "value":
+        return predictions.logits.astype(np.float64), predictions.targets[:, 0]
+    return softmax(predictions.logits), predictions.y_true
+
+
 def frozen_questions(predictions: Predictions, metric: Metric) -> Array:
     """Return which binary questions of a rank metric count, shape (Q,), from the targets alone.
 
     A class counts with at least 10 patients that have it and 10 that have a case without it; the others are
-    shown descriptively.
+    shown descriptively. Of a table with several labels or zones: shape (L, Q); of a label only "present" counts.
     """
+    if is_grouped(predictions):
+        return frozen_classes(predictions)
     assert metric.terms is not None
     probabilities = np.full(predictions.logits.shape, 1.0 / predictions.logits.shape[1])
     _, positive = metric.terms(probabilities, predictions.y_true)
@@ -144,18 +155,26 @@ def confusion_draws(predictions: Predictions, patients: Array, weights: Array) -
     return np.stack(matrices)
 
 
-def rank_draws(predictions: Predictions, metric: Metric, patients: Array, weights: Array) -> Array:
-    """Return a rank metric per seed, fold, question and resample, shape (S, F, Q, 1 + B); NaN where undefined."""
+def rank_draws(
+    predictions: Predictions, metric: Metric, patients: Array, weights: Array, only: Array | None = None
+) -> Array:
+    """Return a rank metric per seed, fold, question and resample, shape (S, F, Q, 1 + B); NaN where undefined.
+
+    Args:
+        only: Questions to compute, shape (Q,); the others stay NaN.
+    """
     assert metric.terms is not None
     columns, values = _with_point(weights), []
     for _, _, rows in parts(predictions):
         of_part, index = np.unique(patient_rows(rows, patients), return_inverse=True)
         weights_of_part = columns[of_part]
         scores, positives = metric.terms(softmax(rows.logits), rows.y_true)
+        asked = np.ones(len(scores), dtype=bool) if only is None else only
+        unasked = np.full(columns.shape[1], np.nan)
         values.append(
             [
-                metric.function(score, positive, weights_of_part, index)
-                for score, positive in zip(scores, positives, strict=True)
+                metric.function(score, positive, weights_of_part, index) if wanted else unasked
+                for score, positive, wanted in zip(scores, positives, asked, strict=True)
             ]
         )
     shape = (len(np.unique(predictions.seed)), len(np.unique(predictions.fold)), -1, columns.shape[1])
@@ -185,11 +204,17 @@ def score(
         predictions: Known targets, one row per case and seed.
         patients: Sorted patient names, shape (P,).
         weights: Patient counts of each resample, shape (B, P).
-        questions: Frozen questions of a rank metric, shape (Q,); None finds them in `predictions`.
+        questions: Frozen questions of a rank metric, as `frozen_questions` gives them; None finds them here.
     """
+    if metric.of in ("score", "risk"):
+        table = score_view(predictions) if metric.of == "score" else risk_view(predictions)
+        return _score_table(table, metric, patients, weights, predictions.seed)
+    if is_grouped(predictions) and metric.of != "cases":
+        return _score_groups(predictions, metric, patients, weights, questions)
     if metric.kind == "rank":
         frozen = frozen_questions(predictions, metric) if questions is None else questions
-        return macro_scores(rank_draws(predictions, metric, patients, weights), frozen)
+        only = frozen if questions is not None else None
+        return macro_scores(rank_draws(predictions, metric, patients, weights, only), frozen)
     if metric.kind == "confusion":
         values = metric.function(confusion_draws(predictions, patients, weights))
         return Scores(points=values[:, 0], draws=values[:, 1:])
@@ -197,7 +222,116 @@ def score(
     columns, by_seed = _with_point(weights), []
     for seed in np.unique(predictions.seed):
         rows = predictions.select(predictions.seed == seed)
-        terms = metric.terms(softmax(rows.logits), rows.y_true)
+        terms = metric.terms(rows) if metric.of == "cases" else metric.terms(*arguments(rows))
         by_seed.append(metric.function(summed_terms(terms, patient_rows(rows, patients), columns)))
     values = np.stack(by_seed)
     return Scores(points=values[:, 0], draws=values[:, 1:])
+
+
+def _score_table(
+    table: Predictions, metric: Metric, patients: Array, weights: Array, seeds: Array, questions: Array | None = None
+) -> Scores:
+    """Score one label's table; NaN for every seed of `seeds` where it has no rows."""
+    if len(table):
+        return score(table, replace(metric, of="each"), patients, weights, questions)
+    n_seeds = len(np.unique(seeds))
+    return Scores(points=np.full(n_seeds, np.nan), draws=np.full((n_seeds, len(weights)), np.nan))
+
+
+def _score_groups(
+    predictions: Predictions, metric: Metric, patients: Array, weights: Array, questions: Array | None
+) -> Scores:
+    """Micro: one table of all cells. Macro: the mean over labels or zones, of a rank metric over the frozen ones."""
+    if metric.of == "pooled":
+        asked = np.array([False, True]) if metric.kind == "rank" and predictions.outputs == "labels" else None
+        return _score_table(pooled_view(predictions), metric, patients, weights, predictions.seed, asked)
+    found = list(label_scores(predictions, metric, patients, weights, questions).values())
+    if not found:
+        n_seeds = len(np.unique(predictions.seed))
+        return Scores(points=np.full(n_seeds, np.nan), draws=np.full((n_seeds, len(weights)), np.nan))
+    points, draws = np.stack([s.points for s in found]), np.stack([s.draws for s in found])
+    if metric.kind == "rank":  # a frozen label without a value in a resample leaves the macro without one
+        return Scores(points=points.mean(axis=0), draws=draws.mean(axis=0))
+    return Scores(points=mean_defined(points, axis=0), draws=mean_defined(draws, axis=0))
+
+
+def label_scores(
+    predictions: Predictions, metric: Metric, patients: Array, weights: Array, questions: Array | None = None
+) -> dict[str, Scores]:
+    """Return the scores of the labels or zones that a macro average counts, by name.
+
+    Of labels these are the frozen ones, for every metric; of zones those with a graded case, and for a rank metric
+    with a class that has enough patients.
+
+    Args:
+        questions: Shape (L, K); None finds them in `predictions`.
+    """
+    questions = frozen_classes(predictions) if questions is None else questions
+    found = {}
+    for name, table, frozen in zip(predictions.labels, views(predictions), questions, strict=True):
+        needs_both_sides = metric.kind == "rank" or predictions.outputs == "labels"
+        if frozen.any() if needs_both_sides else len(table) > 0:
+            asked = frozen if metric.kind == "rank" else None
+            found[name] = _score_table(table, metric, patients, weights, predictions.seed, asked)
+    return found
+
+
+def frozen_classes(predictions: Predictions) -> Array:
+    """Return which classes of which label or zone have 10 patients on each side, shape (L, K), from targets alone.
+
+    Of a label's two classes only "present" counts: the other one asks the same question.
+    """
+    counted = []
+    for table in views(predictions):
+        positives = table.targets[:, 0] == np.arange(len(table.classes))[:, None]
+        sides = [[len(np.unique(table.patient_id[mask])) for mask in (one, ~one)] for one in positives]
+        counted.append([min(pair) >= MIN_PATIENTS_PER_SIDE for pair in sides])
+    found = np.array(counted)
+    if predictions.outputs == "labels":
+        found[:, 0] = False
+    return found
+
+
+def validation_value(
+    metric: Metric,
+    logits: Array,
+    targets: Array,
+    *,
+    metadata: Mapping[str, Any],
+) -> float:
+    """Return a metric of one validation part, NaN where undefined; labels are averaged where they are defined.
+
+    Args:
+        logits: Shape (N, K).
+        targets: Shape (N, L), NaN where unknown.
+        metadata: What a prediction table of this task carries: decision, outputs, class_names.
+    """
+    n = len(logits)
+    ids = np.arange(n).astype(str)
+    table = Predictions(
+        case_id=ids,
+        patient_id=ids,
+        split=np.full(n, "val"),
+        fold=np.zeros(n, dtype=np.int64),
+        seed=np.zeros(n, dtype=np.int64),
+        logits=np.asarray(logits, dtype=np.float32),
+        targets=np.asarray(targets, dtype=np.float64),
+        classes=tuple(str(k) for k in range(logits.shape[1])),
+        labels=tuple(str(k) for k in range(targets.shape[1])),
+        metadata=dict(metadata),
+    ).known()
+    if len(table) == 0:
+        return float("nan")
+    nobody = np.zeros((0, len(table)))
+    patients = np.unique(table.patient_id)
+    if metric.kind == "rank":
+        tables = [pooled_view(table)] if metric.of == "pooled" else views(table)
+        chosen = slice(1, None) if table.outputs == "labels" else slice(None)
+        values = [
+            mean_defined(rank_draws(view, metric, patients, nobody)[0, 0, chosen, 0]) for view in tables if len(view)
+        ]
+        return float(mean_defined(np.array(values))) if values else float("nan")
+    if is_grouped(table) and metric.of == "each":
+        found = [_score_table(view, metric, patients, nobody, table.seed).point for view in views(table)]
+        return float(mean_defined(np.array(found)))
+    return score(table, metric, patients, nobody).point

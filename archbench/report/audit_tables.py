@@ -6,6 +6,7 @@ from typing import Any
 
 from archbench.report.cells import Cell, Column, Table
 from archbench.report.collect import DatasetResult, StudyResult
+from archbench.report.label_tables import label_count_tables
 from archbench.report.labels import format_count, format_share
 from archbench.report.methods import hashes_of, versions_of
 from archbench.report.quality_tables import caption
@@ -19,7 +20,7 @@ def audit_tables(dataset: DatasetResult) -> list[Table]:
     audit = dataset.audit
     if audit is None:
         return []
-    tables = [_count_table(dataset, audit), _class_count_table(dataset, audit)]
+    tables = [_count_table(dataset, audit), _class_count_table(dataset, audit), *label_count_tables(dataset)]
     if audit.get("problems"):
         tables.append(_problem_table(dataset, audit["problems"]))
     if audit.get("folds"):
@@ -57,7 +58,9 @@ def _class_count_table(dataset: DatasetResult, audit: dict[str, Any]) -> Table:
         for row in audit["classes"]
     ]
     columns = [Column("Class", numeric=False), Column("Cases"), Column("Share"), Column("Patients")]
-    text = "cases and patients per class; a patient may be in several."
+    counted = {"labels": "positive cases and patients per label; a case may have several."}
+    counted["zones"] = "zones of each grade, and patients that have one."
+    text = counted.get(dataset.outputs, "cases and patients per class; a patient may be in several.")
     return Table(f"class-counts-{dataset.name}", caption(dataset, text), columns, rows, compact=True)
 
 

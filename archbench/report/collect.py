@@ -14,6 +14,7 @@ from typing import Any
 from archbench.artifacts import ArtifactError, read_table
 from archbench.report.artifact_files import Run, collect_runs, read_optional
 from archbench.report.logs import LogTail, find_failure_log
+from archbench.tasks import TASKS
 
 ENSEMBLE = "ensemble"
 FINISHED, INCOMPLETE, FAILED, PENDING = "complete", "incomplete", "failed", "pending"
@@ -89,6 +90,12 @@ class DatasetResult:
         return self.entry.get("format") == "phantom"
 
     @property
+    def outputs(self) -> str:
+        """What the models predict: classes, labels, zones or value."""
+        task = TASKS.get(str(self.entry.get("task") or "ordinal"))
+        return task.outputs if task else "classes"
+
+    @property
     def evaluated(self) -> tuple[ModelResult, ...]:
         """The models that have metrics."""
         return tuple(model for model in self.models if model.metrics is not None)
@@ -109,7 +116,8 @@ class DatasetResult:
         for source in (self.comparison, *(model.metrics for model in self.evaluated)):
             if source and source.get("primary"):
                 return str(source["primary"])
-        return "qwk" if self.entry.get("task") == "ordinal" else "auroc_macro"
+        task = TASKS.get(str(self.entry.get("task") or "ordinal"))
+        return task.primary if task else "auroc_macro"
 
     def find(self, name: str | None) -> ModelResult | None:
         """The model of that name, if it belongs to the dataset."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import ArtifactError, Predictions, read_predictions, softmax
+from archbench.metrics.views import is_grouped, views
 
 RECALL_GRID = np.linspace(0.0, 1.0, 101)
 
@@ -20,7 +21,11 @@ def read_precision_recall(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         test = read_predictions(path).test.known()
-        y_true = test.y_true
+        if is_grouped(test):
+            return _of_labels(test)
+        y_true = test.y_true if test.outputs == "classes" else None
+        if y_true is None:
+            return {}
     except (ArtifactError, ValueError):
         return {}
     scores = softmax(test.logits)
@@ -36,6 +41,26 @@ def read_precision_recall(path: Path) -> dict[str, dict[str, Any]]:
                 "recall": RECALL_GRID.tolist(),
                 "precision": np.mean(curves, axis=0).tolist(),
                 "prevalence": float(np.mean(y_true == k)),
+            }
+    return found
+
+
+def _of_labels(test: Predictions) -> dict[str, dict[str, Any]]:
+    """One curve per label; of a zone the mean over its grades, each against the rest."""
+    found = {}
+    for name, table in zip(test.labels, views(test), strict=True):
+        scores, curves, shares = softmax(table.logits), [], []
+        first = 1 if test.outputs == "labels" else 0
+        for k in range(first, len(table.classes)):
+            positive = table.y_true == k
+            rows_with = [rows for rows in _groups(table) if positive[rows].any()]
+            curves += [precision_at_recall(positive[rows], scores[rows, k], RECALL_GRID) for rows in rows_with]
+            shares += [float(positive.mean())] if rows_with else []
+        if curves:
+            found[name] = {
+                "recall": RECALL_GRID.tolist(),
+                "precision": np.mean(curves, axis=0).tolist(),
+                "prevalence": float(np.mean(shares)),
             }
     return found
 

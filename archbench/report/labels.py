@@ -72,6 +72,46 @@ METRIC_LABELS: dict[str, MetricLabel] = {
     "mcc": MetricLabel("MCC", "Matthews correlation coefficient", "0 is chance", chance=0.0, bounds=(-1.0, 1.0)),
     "log_loss": MetricLabel("Log loss", "log loss", "smaller is better", lower_is_better=True, bounds=(0.0, None)),
     "brier": MetricLabel("Brier", "Brier score", "smaller is better", lower_is_better=True, bounds=(0.0, 2.0)),
+    "auprc_macro": MetricLabel(
+        "AUPRC", "macro average precision", "mean over the labels of precision averaged over recall"
+    ),
+    "auroc_micro": MetricLabel("AUROC micro", "micro AUROC", "all labels pooled within a fold", chance=0.5),
+    "auprc_micro": MetricLabel("AUPRC micro", "micro average precision", "all labels pooled within a fold"),
+    "f1_macro": MetricLabel("Macro F1", "macro F1 at threshold .5", "mean over the labels of F1"),
+    "f1_micro": MetricLabel("Micro F1", "micro F1 at threshold .5", "F1 of all labels pooled"),
+    "precision_macro": MetricLabel("Precision", "macro precision", "mean over the labels that are ever called present"),
+    "precision_micro": MetricLabel("Precision micro", "micro precision", "of all labels pooled"),
+    "recall_macro": MetricLabel("Recall", "macro recall", "mean over the labels of the share found"),
+    "recall_micro": MetricLabel("Recall micro", "micro recall", "of all labels pooled"),
+    "specificity_macro": MetricLabel("Specificity", "macro specificity", "mean over the labels"),
+    "hamming_accuracy": MetricLabel("Hamming", "Hamming accuracy", "share of all known labels that are right"),
+    "exact_match": MetricLabel("Exact match", "exact match", "share of cases of which every known label is right"),
+    "positive_rate": MetricLabel(
+        "Called positive", "positive prediction rate", "share of all labels called present; above 60 % is an alarm"
+    ),
+    "labels_per_case": MetricLabel(
+        "Labels / case", "labels per case", "how many labels a case is called to have", bounds=(0.0, None)
+    ),
+    "weighted_f1": MetricLabel("Weighted F1", "weighted F1", "F1 averaged with the classes' true shares"),
+    "score_mae": MetricLabel(
+        "Score MAE",
+        "mean absolute error of the mean grade",
+        "how far the mean grade of a case's gradable zones is off",
+        lower_is_better=True,
+        bounds=(0.0, None),
+    ),
+    "score_rmse": MetricLabel(
+        "Score RMSE", "root mean squared error of the mean grade", lower_is_better=True, bounds=(0.0, None)
+    ),
+    "score_pearson": MetricLabel(
+        "Score r", "Pearson correlation of the mean grade", "1 is perfect, 0 is chance", chance=0.0, bounds=(-1.0, 1.0)
+    ),
+    "risk_accuracy": MetricLabel("Risk accuracy", "accuracy of the risk class", "share of cases with the right class"),
+    "risk_qwk": MetricLabel("Risk QWK", "quadratic weighted kappa of the risk class", chance=0.0, bounds=(-1.0, 1.0)),
+    "mae": MetricLabel("MAE", "mean absolute error", "in the target's unit", lower_is_better=True, bounds=(0.0, None)),
+    "rmse": MetricLabel("RMSE", "root mean squared error", lower_is_better=True, bounds=(0.0, None)),
+    "pearson": MetricLabel("Pearson r", "Pearson correlation", chance=0.0, bounds=(-1.0, 1.0)),
+    "r2": MetricLabel("R²", "share of variance explained", chance=0.0, bounds=(None, 1.0)),
     "ece": MetricLabel(
         "ECE",
         "expected calibration error",

@@ -8,7 +8,7 @@ from typing import Any
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label
 from archbench.report.text import join_names
-from archbench.tasks import TASKS
+from archbench.tasks import TASKS, UNGRADABLE
 
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
@@ -30,9 +30,14 @@ def _data_paragraph(dataset: DatasetResult) -> str:
     classes = [row["name"] for row in audit.get("classes", [])] or list(dataset.entry.get("classes") or [])
     task = audit.get("task") or dataset.entry.get("task") or "classification"
     kind = "Phantom data, drawn by the program with known truth. " if dataset.phantom else ""
-    sentences = [
-        f"{kind}Dataset {dataset.name}: {task} classification into {len(classes)} classes ({join_names(classes)})"
-    ]
+    grades = [name for name in classes if name != UNGRADABLE]
+    what = {
+        "labels": f"{len(classes)} labels that may go together ({join_names(classes)})",
+        "zones": f"zones graded into {len(grades)} classes ({join_names(grades)}); ungradable ones are not scored",
+        "value": "regression of a number",
+    }
+    said = what.get(dataset.outputs, f"{task} classification into {len(classes)} classes ({join_names(classes)})")
+    sentences = [f"{kind}Dataset {dataset.name}: {said}"]
     if audit:
         sentences[0] += f"; {format_count(audit['n_cases'])} cases of {format_count(audit['n_patients'])} patients"
         dropped = sum((audit.get("dropped") or {}).values())

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from archbench.report.audit_tables import audit_tables, hash_table, version_table
+from archbench.report.cells import Table
 from archbench.report.collect import INCOMPLETE, DatasetResult, ModelResult, StudyResult
 from archbench.report.comparison_tables import fold_table_of_values, pairs_table, ranks_table
 from archbench.report.cost_tables import parity_table, timing_table, training_table
 from archbench.report.curves import read_precision_recall
 from archbench.report.figures import Panel, Picture, line_styles, render
+from archbench.report.label_figures import co_occurrence_panel, labels_per_case_panel
+from archbench.report.label_tables import label_table, risk_table, threshold_table, tuned_table, zone_table
 from archbench.report.labels import format_share
 from archbench.report.methods import commands_of, hardware_words, methods_paragraphs
 from archbench.report.notices import warnings_of
@@ -83,9 +86,10 @@ class DatasetPanels:
 def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
     """Prepare all panels of a dataset; nothing is drawn yet."""
     curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.evaluated}
-    classes, pareto = class_distribution_panel(dataset), pareto_panel(dataset)
+    pareto = pareto_panel(dataset)
+    counts = (class_distribution_panel(dataset), labels_per_case_panel(dataset), co_occurrence_panel(dataset))
     return DatasetPanels(
-        class_distribution=[classes] if classes else [],
+        class_distribution=[panel for panel in counts if panel],
         confusion=confusion_panels(dataset),
         roc=roc_panels(dataset),
         precision_recall=precision_recall_panels(dataset, curves),
@@ -176,7 +180,10 @@ def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "pairs": pairs_table(dataset),
         "ranks": ranks_table(dataset),
         "fold_values": fold_table_of_values(dataset),
-        "class_tables": [{"model": m.name, "table": class_table(dataset, m)} for m in ranked(dataset)],
+        "class_tables": [{"model": m.name, "table": _class_table(dataset, m)} for m in ranked(dataset)],
+        "tuned": tuned_table(dataset),
+        "thresholds": [t for m in ranked(dataset) if (t := threshold_table(dataset, m)) is not None],
+        "risk": risk_table(dataset),
         "calibration": calibration_table(dataset),
         "decision_rule": DECISION_RULES[get_task(dataset.entry["task"]).decision],
         "legend": [
@@ -189,6 +196,12 @@ def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "precision_recall": _pictures(panels.precision_recall),
         "reliability": _pictures(panels.reliability),
     }
+
+
+def _class_table(dataset: DatasetResult, model: ModelResult) -> Table | None:
+    """Each class, label or zone of a model; None for a regression."""
+    makers = {"classes": class_table, "labels": label_table, "zones": zone_table}
+    return makers[dataset.outputs](dataset, model) if dataset.outputs in makers else None
 
 
 def _pictures(panels: Sequence[Panel]) -> list[Picture]:
@@ -241,12 +254,13 @@ def _cam_of(dataset: DatasetResult, model: ModelResult, n: int) -> dict[str, Any
 
 
 def _cam_pictures(model: ModelResult, case: CamCase) -> dict[str, Any]:
-    grades = f"true {case.true}, predicted {case.predicted}"
+    grades = f"{case.about}true {case.true}, predicted {case.predicted}"
     lesion = {None: "", True: "strongest point inside a lesion", False: "strongest point outside the lesions"}
     return {
         "original": embed(case.original, f"Image {case.case_id}: {grades}."),
         "overlay": embed(case.overlay, f"Grad-CAM of {model.name} over image {case.case_id}: {grades}."),
         "case_id": case.case_id,
+        "about": case.about,
         "true": case.true,
         "predicted": case.predicted,
         "probability": "" if case.probability is None else format_share(case.probability),

@@ -33,6 +33,14 @@ class CamCase:
     original: Path
     heatmap: Path
     overlay: Path
+    label: str = ""
+    outcome: str = ""
+
+    @property
+    def about(self) -> str:
+        """The label or zone that is explained, before its truth: `Edema (FP): `."""
+        outcome = f" ({self.outcome})" if self.outcome else ""
+        return f"{self.label}{outcome}: " if self.label else ""
 
 
 def cam_cases(dataset: DatasetResult, model: ModelResult) -> list[CamCase]:
@@ -52,6 +60,8 @@ def cam_cases(dataset: DatasetResult, model: ModelResult) -> list[CamCase]:
             original=folder / Path(row["original"]).name,
             heatmap=folder / Path(row["heatmap"]).name,
             overlay=folder / Path(row["overlay"]).name,
+            label=str(row.get("label") or ""),
+            outcome=str(row.get("outcome") or ""),
         )
         if case.original.exists() and case.overlay.exists():
             cases.append(case)
@@ -143,7 +153,7 @@ def _paint_side(sheet: Any, draw: Any, word: str, cases: Sequence[CamCase], left
         for k, source in enumerate((case.original, case.heatmap, case.overlay)):
             if source.exists():
                 sheet.paste(_open(source, _TILE), (left + k * (_TILE + _GAP), top))
-        text = f"true {case.true} · predicted {case.predicted}"
+        text = f"{case.about}true {case.true} · predicted {case.predicted}"
         draw.text((left, top + _TILE + 3), _shorten(text, 70), fill="black", font=_font(12))
         top += _TILE + _CAPTION + _GAP
 

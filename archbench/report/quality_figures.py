@@ -60,11 +60,31 @@ def confusion_panels(dataset: DatasetResult) -> list[Panel]:
     """One confusion matrix per model: rows are the truth, colour the share of the row."""
     panels = []
     for model in ranked(dataset):
+        panels += _grouped_panels(dataset, model)
         matrix = np.array((model.metrics or {}).get("confusion_matrix") or [], dtype=float)
         if matrix.ndim != 2 or not matrix.size:
             continue
         classes = list((model.metrics or {})["classes"])
         panels.append(_confusion_panel(model.name, matrix, classes))
+    return panels
+
+
+def _grouped_panels(dataset: DatasetResult, model: ModelResult) -> list[Panel]:
+    """Of labels one matrix each, of the best model; of zones one each, and that of the risk classes."""
+    metrics = model.metrics or {}
+    panels = []
+    if dataset.outputs == "labels" and model is ranked(dataset)[0]:
+        for name, matrix in (metrics.get("confusion_matrices") or {}).items():
+            panels.append(
+                _confusion_panel(f"{model.name}: {name}", np.array(matrix, dtype=float), ["absent", "present"])
+            )
+    for name, values in (metrics.get("per_zone") or {}).items():
+        matrix = np.array(values["confusion_matrix"], dtype=float)
+        panels.append(_confusion_panel(f"{model.name}: {name}", matrix, list(metrics["classes"])))
+    if metrics.get("risk"):
+        risk = metrics["risk"]
+        matrix = np.array(risk["confusion_matrix"], dtype=float)
+        panels.append(_confusion_panel(f"{model.name}: risk class", matrix, list(risk["classes"])))
     return panels
 
 
@@ -169,7 +189,8 @@ def _curve_panel(name: str, what: str, draw: Any, lines: Mapping[str, Any], styl
 
 
 def _classes(dataset: DatasetResult) -> list[str]:
-    return next((list(model.metrics["classes"]) for model in dataset.evaluated if model.metrics), [])
+    key = "labels" if dataset.outputs == "zones" else "classes"
+    return next((list(model.metrics.get(key) or []) for model in dataset.evaluated if model.metrics), [])
 
 
 def _square(figure: FigureBase, x: str, y: str) -> Axes:

@@ -147,7 +147,7 @@ def calibration_table(dataset: DatasetResult) -> Table | None:
         return None
     columns = [
         Column("Model", numeric=False),
-        Column("Temperature", "range over folds and seeds; above 1 the raw model was too sure"),
+        Column("Temperature", "range over folds and seeds; above 1 the raw model was too sure; for labels 1 / slope"),
         Column("ECE before"),
         Column("ECE after"),
         Column("Null floor", "ECE that a perfectly calibrated model would show with so many cases"),
@@ -155,12 +155,18 @@ def calibration_table(dataset: DatasetResult) -> Table | None:
         Column("Log loss after"),
     ]
     rows = [_calibration_row(model, model.calibration or {}) for model in calibrated]
-    text = "calibration by one temperature per fold, fitted on other patients."
+    scaling = {"labels": "Platt scaling of each label", "zones": "one temperature per zone"}
+    means = "; ECE is the mean over them" if dataset.outputs in scaling else ""
+    text = (
+        f"calibration by {scaling.get(dataset.outputs, 'one temperature')} per fold, fitted on other patients{means}."
+    )
     return Table(f"calibration-{dataset.name}", caption(dataset, text), columns, rows)
 
 
 def _calibration_row(model: ModelResult, calibration: Mapping[str, Any]) -> list[Cell]:
-    temperatures = [p["temperature"] for p in calibration.get("parameters") or [] if p.get("temperature")]
+    parameters = calibration.get("parameters") or []
+    temperatures = [p["temperature"] for p in parameters if p.get("temperature")]
+    temperatures += [1.0 / p["slope"] for p in parameters if p.get("slope")]
     spread = (
         " to ".join(dict.fromkeys(f"{t:.2f}" for t in (min(temperatures), max(temperatures)))) if temperatures else ""
     )
@@ -204,6 +210,11 @@ def ensemble_table(dataset: DatasetResult, decision: Mapping[str, Any]) -> Table
     return Table(f"ensemble-{dataset.name}", caption(dataset, text), columns, rows)
 
 
+def planted_words(dataset: DatasetResult) -> str:
+    """What a phantom plants."""
+    return "findings" if dataset.outputs == "labels" else "grades"
+
+
 def planted_table(dataset: DatasetResult) -> Table | None:
     """Phantoms only: whether the planted grades and lesions were found, against chance."""
     if not dataset.phantom or not dataset.evaluated:
@@ -211,7 +222,7 @@ def planted_table(dataset: DatasetResult) -> Table | None:
     label = metric_label(dataset.primary)
     columns = [
         Column("Model", numeric=False),
-        Column(f"Planted grades recovered ({label.short})"),
+        Column(f"Planted {planted_words(dataset)} recovered ({label.short})"),
         Column("By chance"),
         Column("CAM maxima inside a lesion"),
         Column("By chance", "share of the image area that lesions cover"),

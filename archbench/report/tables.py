@@ -23,7 +23,12 @@ from archbench.report.labels import (
 )
 
 MIB = 1024 * 1024
-HEADLINE_METRICS = ("accuracy", "macro_f1", "auroc_macro")
+HEADLINE_METRICS = (
+    *("accuracy", "macro_f1", "auroc_macro"),
+    *("f1_macro", "hamming_accuracy", "positive_rate"),
+    *("score_mae", "risk_accuracy", "rmse", "pearson", "r2"),
+)
+LABEL_HEADLINE = "auprc_macro"
 PHANTOM_HEADING = "PHANTOM DATA: drawn by the program, with known truth. Not a result about patients."
 
 
@@ -39,7 +44,8 @@ def metric_names(datasets: Sequence[DatasetResult]) -> list[str]:
 def headline_metrics(dataset: DatasetResult) -> list[str]:
     """The primary metric and the few that stand beside it in the main table."""
     known = metric_names([dataset])
-    return [dataset.primary, *(name for name in HEADLINE_METRICS if name in known and name != dataset.primary)]
+    wanted = (LABEL_HEADLINE, *HEADLINE_METRICS) if dataset.outputs == "labels" else HEADLINE_METRICS
+    return [dataset.primary, *(name for name in wanted if name in known and name != dataset.primary)]
 
 
 def result_rows(study: StudyResult) -> list[dict[str, Any]]:

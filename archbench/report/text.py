@@ -225,7 +225,8 @@ def planted_sentence(dataset: DatasetResult) -> str:
     looked = sum(
         hit.get("low") is not None and hit.get("chance") is not None and hit["low"] > hit["chance"] for hit in hits
     )
-    grades = f"The planted grades are recovered above chance by {_of(above, len(lows))}"
+    what = "findings" if dataset.outputs == "labels" else "grades"
+    grades = f"The planted {what} are recovered above chance by {_of(above, len(lows))}"
     if not hits:
         return f"{grades}; there is no CAM to compare with the planted lesions."
     share = _of(looked, len(hits))

@@ -38,6 +38,20 @@ BASE: dict[str, Any] = {
     "tuning": {"space": {"lr": {"low": 0.001, "high": 0.1}}},
 }
 
+# Datasets of other formats, for keys that those alone take.
+OTHERS: dict[str, Any] = {
+    "chest": {"format": "chexpert", "root": "data", "csv": "train.csv", "task": "multilabel"},
+    "zones": {
+        "format": "csi_zones",
+        "root": "data",
+        "csv": "scores.csv",
+        "task": "zones",
+        "classes": GRADES[:4],
+        "masks": "masks",
+    },
+    "marked": {"format": "phantom_chest", "task": "multilabel", "phantom": {"patients": 40}},
+}
+
 # Values for keys whose type alone doesn't say what is legal.
 LEGAL: dict[str, Any] = {
     "study": "other",
@@ -49,6 +63,11 @@ LEGAL: dict[str, Any] = {
     "datasets.eyes.task": "multiclass",
     "datasets.eyes.classes": [*GRADES, "Other"],
     "datasets.eyes.exclude": {"patient": ["p7"]},
+    "datasets.chest.labels": ["Edema", "Fracture"],
+    "datasets.chest.label_values.uncertain": {"default": "zeros", "Edema": "smooth"},
+    "datasets.chest.label_values.blank": {"Fracture": "ignore"},
+    "datasets.zones.masks": "lungs",
+    "datasets.zones.preprocessing.mask_focus": "blank",
     "datasets.eyes.columns.image": "path",
     "datasets.eyes.columns.patient": "subject",
     "datasets.eyes.columns.label": "grade",
@@ -126,7 +145,16 @@ def walk(block: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple
     return found
 
 
+# Keys that only some formats take, and the dataset of BASE that has such a format.
+PLACES = {"labels": "chest", "label_values": "chest", "view": "chest", "masks": "zones", "confounder": "marked"}
+
+
 def place_of(path: tuple[str, ...]) -> tuple[str, ...]:
+    for key, dataset in PLACES.items():
+        if path[0] == "datasets" and key in path[2:]:
+            return ("datasets", dataset, *path[2:])
+    if path[-1] == "mask_focus":
+        return ("datasets", "zones", *path[2:])
     if "phantom" in path:
         return ("datasets", "drawn", *path[2:])
     return ("datasets", "masters", "images") if path[-1] == "images" else path
@@ -160,10 +188,11 @@ KEYS = [(place_of(path), field) for path, field in walk(StudyFile)]
 
 @pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])
 def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: Any) -> None:
-    before = parse(base())
+    others = {"datasets": {path[1]: OTHERS[path[1]]}} if path[0] == "datasets" and path[1] in OTHERS else {}
+    before = parse(base(**copy.deepcopy(others)))
     value = another_value(".".join(path), field.annotation, follow(before, path))
     assert value != follow(before, path)
-    changed = base(**{"__".join(path): value})
+    changed = base(**copy.deepcopy(others), **{"__".join(path): value})
     for key, companion in COMPANIONS.get(path[-1], {}).items():
         changed["training"][key] = companion
     if path[-1] == "drop_path":  # the plain CNN has no branches
@@ -281,7 +310,7 @@ def test_a_dataset_named_like_a_key_doesnt_change_the_hint() -> None:
         ("training__lr", -1.0, r"training\.lr: .*greater than 0.*got -1\.0"),
         ("training__optimizer", "adamx", r"training\.optimizer: .*'adamw', 'adam' or 'sgd'.*got 'adamx'"),
         ("training", 3, r"training: .*dictionary.*got 3"),
-        ("datasets__eyes__classes", ["one"], r"datasets\.eyes\.classes: .*at least 2"),
+        ("datasets__eyes__classes", ["one"], r"datasets\.eyes\.classes: .*at least two"),
         ("datasets__eyes__exclude", {"eye": ["x"]}, r"datasets\.eyes\.exclude.*'patient' or 'image'"),
         ("protocol__seeds", [1, "2"], r"protocol\.seeds\.1: .*integer.*got '2'"),
         ("models__small__training__lr", "fast", r"models\.small\.training\.lr: .*number.*got 'fast'"),
@@ -431,7 +460,9 @@ def test_keys_without_effect_are_refused() -> None:
 
 
 def test_class_list_that_doesnt_match_the_data() -> None:
-    assert "name five classes" in only_problem(base(datasets__drawn__classes=GRADES[:4]))
+    assert "has 5 grades" in only_problem(base(datasets__drawn__classes=GRADES[:4]))
+    assert "has 4 grades" in only_problem(base(datasets={"z": {**OTHERS["zones"], "classes": GRADES}}))
+    assert "needs at least two class names" in only_problem(base(datasets__eyes__classes=[]))
     assert only_problem(base(datasets__eyes__classes=["a", "b", "a"])) == "datasets.eyes.classes: repeated ['a']"
 
 
@@ -446,7 +477,10 @@ def test_a_table_needs_root_and_csv() -> None:
 def test_given_protocol_needs_columns() -> None:
     content = base(protocol={"kind": "given"})
     problems = problems_of(content)
-    assert [text.rpartition("datasets.")[2].split()[0] for text in problems] == ["eyes", "masters", "drawn"]
+    assert [text.rpartition("datasets.")[2].split()[0] for text in problems] == [
+        "eyes",
+        *(name for name in BASE["datasets"] if name != "eyes"),
+    ]
 
 
 def test_freezing_all_epochs_is_refused() -> None:

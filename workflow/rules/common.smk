@@ -149,7 +149,12 @@ def task_metrics(dataset):
 def data_settings(w):
     """What the manifest and the folds depend on."""
     dataset = STUDY.datasets[w.dataset].model_dump(
-        exclude={"preprocessing": {"crop_border", "clahe", "normalization"}}
+        exclude={
+            "preprocessing": {
+                *("crop_border", "clahe", "normalization"),
+                *("center_crop", "mask_focus"),
+            }
+        }
     )
     return settings_hash(
         [
@@ -166,7 +171,7 @@ def network_settings(w):
 
 def network_settings_of(model, dataset):
     """What a network's input and shape depend on."""
-    return [STUDY.network_of(model, dataset), STUDY.datasets[dataset].classes]
+    return [STUDY.network_of(model, dataset), STUDY.logit_names(dataset)]
 
 
 def training_settings(w):

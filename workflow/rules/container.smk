@@ -17,8 +17,13 @@ IMAGE_GUARD = ""  # with its braces doubled, as shell.prefix wants them
 
 def data_paths():
     """Folders and files that the study reads and that may lie outside the checkout, by their keys."""
-    paths = {f"datasets.{name}.root": entry.root for name, entry in STUDY.datasets.items()}
-    paths |= {f"compute.data_roots.{i}": path for i, path in enumerate(STUDY.compute.data_roots)}
+    paths = {
+        f"datasets.{name}.root": entry.root for name, entry in STUDY.datasets.items()
+    }
+    paths |= {
+        f"compute.data_roots.{i}": path
+        for i, path in enumerate(STUDY.compute.data_roots)
+    }
     for name, model in STUDY.models.items():
         paths[f"models.{name}.checkpoint"] = model.checkpoint
         kind, _, file = model.weights.partition(":")

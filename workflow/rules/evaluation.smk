@@ -30,7 +30,8 @@ rule evaluate:
         predictions=f"{MODEL}/predictions.parquet",
         folds=f"{DATA}/folds.parquet",
     output:
-        f"{MODEL}/metrics.json",
+        metrics=f"{MODEL}/metrics.json",
+        table=f"{MODEL}/predictions.csv",
     log:
         f"{LOGS}/evaluate/{{dataset}}/{{model}}.log",
     resources:
@@ -44,7 +45,7 @@ rule evaluate:
     shell:
         "(python $SCRIPTS/evaluate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
-        " --output {output} --code {params.code}"
+        " --output {output.metrics} --table {output.table} --code {params.code}"
         " && python $SCRIPTS/results.py --study $STUDY_FILE --results $RESULTS) 2>&1 | tee {log}"
 
 

@@ -1,0 +1,238 @@
+"""What is reported of each label or zone: metrics with intervals, curves, confusion, tuned thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from archbench.artifacts import MetricRecord, Predictions, softmax
+from archbench.label_thresholds import apply_thresholds, fit_thresholds
+from archbench.metrics.auroc import one_vs_rest, roc_curve
+from archbench.metrics.label_sets import OVERPREDICTION_ALARM
+from archbench.metrics.metric import Array, Metric, defined_or_none, mean_defined
+from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, Scores, confusion_draws, frozen_classes, parts, score
+from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views
+from archbench.out_of_fold import fitting_problem
+from archbench.registry import METRICS
+from archbench.statistics import estimate, metric_record
+
+ROC_GRID = np.linspace(0.0, 1.0, 101)
+LABEL_METRICS = {
+    "auroc": "auroc_macro",
+    "auprc": "auprc_macro",
+    "f1": "f1_macro",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "specificity": "specificity_macro",
+}
+LABEL_REASONS = {
+    "auroc": "no fold has cases with and without this label",
+    "auprc": "no fold has a case with this label",
+    "f1": "the label occurs neither in truth nor in prediction",
+    "precision": "the label is never predicted",
+    "recall": "no case has this label",
+    "specificity": "every case has this label",
+}
+ZONE_METRICS = {
+    "macro_f1": "macro_f1",
+    "weighted_f1": "weighted_f1",
+    "accuracy": "accuracy",
+    "qwk": "qwk",
+    "auroc": "auroc_macro",
+    "auprc": "auprc_macro",
+}
+DECISION_METRICS = (
+    *("f1_macro", "f1_micro", "precision_macro", "precision_micro", "recall_macro", "recall_micro"),
+    *("specificity_macro", "hamming_accuracy", "exact_match", "positive_rate", "labels_per_case"),
+)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The scored rows of a table with several labels or zones, and the shared resamples of its patients."""
+
+    rows: Predictions
+    patients: Array
+    weights: Array
+    confidence: float
+
+    def record(self, name: str, table: Predictions, scores: Scores, metric: Metric, reason: str) -> MetricRecord:
+        """Return the record of scores on a table."""
+        found = estimate(scores, confidence=self.confidence, bounds=metric.bounds, centred=metric.centred)
+        return metric_record(
+            name,
+            found,
+            n_cases=len(np.unique(table.case_id)),
+            n_patients=len(np.unique(table.patient_id)),
+            undefined_reason=reason,
+        )
+
+    def label_record(self, name: str, table: Predictions, metric: Metric, reason: str) -> MetricRecord:
+        """Return the record of one label's metric."""
+        asked = np.array([False, True]) if metric.kind == "rank" and len(table.classes) == 2 else None
+        if len(table) == 0:
+            nothing = np.full((1, len(self.weights)), np.nan)
+            return self.record(name, table, Scores(nothing[:, 0], nothing), metric, "no case has this label known")
+        return self.record(name, table, score(table, metric, self.patients, self.weights, asked), metric, reason)
+
+
+def per_label(sample: Resampled) -> dict[str, dict[str, Any]]:
+    """Return each label's counts and metrics; `counted` says whether it is in the frozen set of the macro means."""
+    counted = frozen_classes(sample.rows)[:, 1]
+    result: dict[str, dict[str, Any]] = {}
+    for k, (name, table) in enumerate(zip(sample.rows.labels, views(sample.rows), strict=True)):
+        one_seed = table.select(table.seed == sample.rows.seed.min())
+        positive, n = int((one_seed.targets[:, 0] == 1).sum()), len(one_seed)
+        called = float(table.decisions.mean()) if len(table) else None
+        result[name] = {
+            "support": positive,
+            "n_negative": n - positive,
+            "prevalence": positive / n if n else None,
+            "positive_rate": called,
+            "counted": bool(counted[k]),
+        }
+        for key, metric in LABEL_METRICS.items():
+            result[name][key] = sample.label_record(key, table, METRICS.get(metric), LABEL_REASONS[key])
+    return result
+
+
+def per_zone(sample: Resampled) -> dict[str, dict[str, Any]]:
+    """Return each zone's counts, metrics and confusion matrix (summed over seeds, rows the truth)."""
+    result: dict[str, dict[str, Any]] = {}
+    all_cases = len(np.unique(sample.rows.case_id))
+    for name, table in zip(sample.rows.labels, views(sample.rows), strict=True):
+        graded = len(np.unique(table.case_id))
+        result[name] = {"support": graded, "n_ungradable": all_cases - graded}
+        for key, of in ZONE_METRICS.items():
+            metric = METRICS.get(of)
+            result[name][key] = sample.label_record(key, table, metric, metric.undefined_reason)
+        result[name]["confusion_matrix"] = confusion_counts(table)
+    return result
+
+
+def confusion_counts(table: Predictions) -> list[list[int]]:
+    """Return counts summed over seeds, rows the truth."""
+    if len(table) == 0:
+        return [[0] * len(table.classes) for _ in table.classes]
+    patients = np.unique(table.patient_id)
+    counts = confusion_draws(table, patients, np.zeros((0, len(patients))))[:, 0].sum(axis=0)
+    return [[int(count) for count in line] for line in counts]
+
+
+def risk_results(rows: Predictions) -> dict[str, Any]:
+    """Return the confusion matrix of risk classes; a case without a gradable zone has none and is counted apart."""
+    table = risk_view(rows)
+    return {
+        "classes": list(RISK_CLASSES),
+        "confusion_matrix": confusion_counts(table),
+        "n_cases": len(np.unique(table.case_id)),
+    }
+
+
+def label_roc_curves(rows: Predictions) -> dict[str, dict[str, list[float]]]:
+    """Return one ROC curve per label; of a zone the mean over its grades, each against the rest.
+
+    True positive rates are averaged over folds and seeds on a fixed grid. Labels without a curve are left out.
+    """
+    return _curves(rows, _roc_on_grid, keys=("fpr", "tpr"))
+
+
+def _curves(
+    rows: Predictions, draw: Callable[[Array, Array], Array], *, keys: tuple[str, str]
+) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, table in zip(rows.labels, views(rows), strict=True):
+        drawn = []
+        for _, _, part in parts(table):
+            scores, positives = one_vs_rest(softmax(part.logits), part.y_true)
+            first = 1 if rows.outputs == "labels" else 0
+            pairs = zip(scores[first:], positives[first:], strict=True)
+            drawn += [draw(values, positive) for values, positive in pairs if 0 < positive.sum() < len(positive)]
+        if drawn:
+            found[name] = {keys[0]: ROC_GRID.tolist(), keys[1]: np.mean(drawn, axis=0).tolist()}
+    return found
+
+
+def _roc_on_grid(scores: Array, positive: Array) -> Array:
+    fpr, tpr = roc_curve(scores, positive)
+    last = np.r_[np.diff(fpr) > 0, True]
+    rate = np.interp(ROC_GRID, fpr[last], tpr[last])
+    rate[0] = 0.0
+    return np.asarray(rate)
+
+
+def tuned_results(predictions: Predictions, sample: Resampled) -> dict[str, Any]:
+    """Return decisions at thresholds fitted on other patients: per label, and one for all labels.
+
+    Args:
+        predictions: The whole table of the model, from which `sample` took its rows.
+    """
+    fitted = fit_thresholds(predictions)
+    reason = fitting_problem(predictions)
+    result: dict[str, Any] = {"objective": "f1", "reason": reason, "parameters": [], "label": None, "global": None}
+    if not fitted:
+        return result
+    result["parameters"] = [{**asdict(item), "probability": item.probability} for item in fitted]
+    for scope in ("label", "global"):
+        rows = apply_thresholds(predictions, fitted, scope=scope).known()
+        shifted = Resampled(rows, sample.patients, sample.weights, sample.confidence)
+        metrics = {name: METRICS.get(name) for name in DECISION_METRICS}
+        result[scope] = {
+            "metrics": {
+                name: shifted.record(
+                    name, rows, score(rows, metric, sample.patients, sample.weights), metric, metric.undefined_reason
+                )
+                for name, metric in metrics.items()
+            },
+            "per_label": {
+                name: {
+                    key: shifted.label_record(
+                        key, view_of(rows, k), METRICS.get(LABEL_METRICS[key]), LABEL_REASONS[key]
+                    )
+                    for key in ("f1", "precision", "recall", "specificity")
+                }
+                for k, name in enumerate(rows.labels)
+            },
+        }
+    return result
+
+
+def label_warnings(rows: Predictions, metrics: dict[str, Any]) -> list[str]:
+    """Return what the macro means leave out, and the alarm of a model that calls too much present."""
+    if not is_grouped(rows):
+        return []
+    warnings = []
+    counted = frozen_classes(rows)
+    if rows.outputs == "labels":
+        small = [name for name, inside in zip(rows.labels, counted[:, 1], strict=True) if not inside]
+        if small:
+            warnings.append(
+                f"macro means leave out labels with fewer than {MIN_PATIENTS_PER_SIDE} positive or negative patients "
+                f"(their own metrics are descriptive): {', '.join(small)}"
+            )
+        rate = (metrics.get("positive_rate") or {}).get("value")
+        if rate is not None and rate > OVERPREDICTION_ALARM:
+            warnings.append(
+                f"over-prediction: {rate:.0%} of all labels are called present at threshold .5, more than "
+                f"{OVERPREDICTION_ALARM:.0%}"
+            )
+        silent = [
+            n for n, table in zip(rows.labels, views(rows), strict=True) if len(table) and not table.decisions.any()
+        ]
+        if silent:
+            warnings.append(f"never called present at threshold .5, so without a precision: {', '.join(silent)}")
+    else:
+        nothing = ~np.isin(rows.targets, np.arange(len(view_of(rows, 0).classes))).any(axis=1)
+        if nothing.any():
+            warnings.append(f"{int(nothing.sum())} rows have no gradable zone: neither score nor risk class")
+    return warnings
+
+
+def per_fold_value(rows: Predictions, metric: Metric, questions: Array | None) -> float | None:
+    """Return a metric in one fold, over the labels frozen on all of them; null where one has no value there."""
+    patients = np.unique(rows.patient_id)
+    found = score(rows, metric, patients, np.zeros((0, len(patients))), questions)
+    return defined_or_none(float(mean_defined(found.points)))

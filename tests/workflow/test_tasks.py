@@ -1,0 +1,93 @@
+"""Ready studies of labels and zones, and a regression, through the whole workflow on phantoms of their own format."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from format_trees import write_heart_table, write_source
+
+from archbench.config import read_yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+READY = sorted(
+    path.name
+    for path in (CHECKOUT / "config").glob("*.yaml")
+    if any(entry.get("task") in ("multilabel", "zones") for entry in read_yaml(path)["datasets"].values())
+)
+PRETRAINED_KEYS = ("freeze", "freeze_epochs", "unfreeze", "unfreeze_every")
+
+pytestmark = pytest.mark.workflow
+
+
+def small(content: dict, folder: Path) -> dict:
+    """A ready study on phantom data: its datasets and recipes, two epochs of two tiny networks."""
+    for name, entry in content["datasets"].items():
+        if entry["format"].startswith("phantom"):
+            entry["phantom"] |= {"patients": 40, "image_size": 64}
+        else:
+            entry["root"] = str(folder / name)
+            write_source(folder / name, entry)
+    content["training"] |= {"epochs": 2, "warmup_epochs": 0, "lr": 1.0e-3}
+    recipes = [dict(model.get("training") or {}) for model in content["models"].values()][-2:]
+    content["models"] = {
+        f"tiny{k}": {
+            "architecture": "custom1",
+            "image_size": 32,
+            "training": {key: value for key, value in recipe.items() if key not in PRETRAINED_KEYS} | {"epochs": 2},
+        }
+        for k, recipe in enumerate(recipes)
+    }
+    content |= {"protocol": {"kind": "cross_validation", "folds": 2, "seeds": [3]}, "explain": {"cases": 8}}
+    content |= {"inference": {"batch_sizes": [1], "rounds": 7, "calls": 3}, "compute": {"device": "cpu"}}
+    return content | {
+        "evaluation": {"resamples": 200, "comparison_resamples": 200},
+        "audit": {"near_duplicates": "off"},
+    }
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_study_runs_on_a_phantom_of_its_format(workflow, name):
+    content = small(read_yaml(CHECKOUT / "config" / name), workflow.folder / "data")
+    (workflow.folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    workflow.snakemake("--cores", "2", "--configfile", "small.yaml")
+    study = workflow.folder / "results" / content["study"]
+    (dataset,) = content["datasets"]
+    page = (study / "report.html").read_text()
+    with open(study / "results_table.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["status"] for row in rows} == {"complete"}
+    metrics = json.loads((study / dataset / "tiny0" / "metrics.json").read_text())
+    explained = json.loads((study / dataset / "tiny0" / "gradcam" / "gradcam.json").read_text())["cases"]
+    if metrics["outputs"] == "labels":
+        assert "What goes together" in page
+        assert "one per label" in page
+        assert len({case["outcome"] for case in explained}) > 1
+    else:
+        assert "Without a risk class" in page
+        assert len({case["label"] for case in explained}) == 6
+        assert metrics["risk"]["n_undefined"] + metrics["risk"]["n_cases"] == metrics["n_cases"]
+    with open(study / dataset / "tiny0" / "predictions.csv", encoding="utf-8") as file:
+        assert "FileID" in next(csv.reader(file))
+
+
+def test_a_regression_runs(workflow):
+    root = workflow.folder / "data"
+    root.mkdir()
+    write_heart_table(root)
+    (workflow.folder / "own.yaml").write_text(
+        f"study: heart\ndatasets: {{d: {{format: table, root: {root}, csv: scores.csv, task: regression,\n"
+        "  columns: {image: image, patient: patient, label: score}}}\n"
+        "protocol: {folds: 2}\ntraining: {epochs: 2, lr: 1.0e-3}\naudit: {near_duplicates: 'off'}\n"
+        "models: {a: {architecture: custom1, image_size: 32}, b: {architecture: custom1, image_size: 48}}\n"
+        "evaluation: {resamples: 200, comparison_resamples: 200}\ninference: {batch_sizes: [1], rounds: 7, calls: 3}\n"
+    )
+    workflow.snakemake("--cores", "2", "--configfile", "own.yaml")
+    metrics = json.loads((workflow.folder / "results/heart/d/a/metrics.json").read_text())
+    assert metrics["primary"] == "mae"
+    assert metrics["metrics"]["rmse"]["value"] >= metrics["metrics"]["mae"]["value"] > 0
+    decision = json.loads((workflow.folder / "results/heart/d/ensemble/decision.json").read_text())
+    assert [c["name"].removeprefix("best base ") for c in decision["candidates"]][1:] == ["mean"]
