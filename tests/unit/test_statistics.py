@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from planted import cohort, noisy_logits, planted, table
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from archbench.artifacts import softmax
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
@@ -63,8 +63,9 @@ def naive(predictions, metric, row_of):
         return metric.value(softmax(predictions.logits[row_of]), predictions.y_true[row_of])
     scores, positives = metric.terms(softmax(predictions.logits[row_of]), predictions.y_true[row_of])
     folds = predictions.fold[row_of]
+    reference = average_precision_score if metric.name.startswith("auprc") else roc_auc_score
     by_question = [
-        np.mean([roc_auc_score(positive[folds == fold], values[folds == fold]) for fold in np.unique(folds)])
+        np.mean([reference(positive[folds == fold], values[folds == fold]) for fold in np.unique(folds)])
         for values, positive in zip(scores, positives, strict=True)
     ]
     return float(np.mean(by_question))
