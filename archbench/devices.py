@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from archbench.gpu_slots import claim_gpu
@@ -55,3 +57,18 @@ def prepare_torch(*, threads: int) -> None:
 def device_name(device: torch.device) -> str:
     """Return the device as it stands in settings and reports."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Return the largest memory of this process so far, MiB: the GPU's part on CUDA, else all of the process.
+
+    None where the system doesn't tell (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux

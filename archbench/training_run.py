@@ -28,6 +28,7 @@ class Trained:
     device: str
     precision: str
     loaded_weights: dict[str, Any] | None = None
+    peak_memory_mib: float | None = None
 
 
 def run_training(
@@ -73,7 +74,7 @@ def run_training(
     )
     precision = str(dtype).removeprefix("torch.")
     loaded = None if report is None else report.summary()
-    return Trained(network, result, devices.device_name(device), precision, loaded)
+    return Trained(network, result, devices.device_name(device), precision, loaded, devices.peak_memory_mib(device))
 
 
 def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> TrainingData:

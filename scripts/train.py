@@ -125,6 +125,7 @@ def _describe(study: Study, recipe: Training, arguments: argparse.Namespace, tra
         "best_value": result.best_value,
         "metric": result.metric,
         "train_seconds": result.seconds,
+        "peak_memory_mib": trained.peak_memory_mib,
         "device": trained.device,
         "precision": trained.precision,
         "class_weights": result.class_weights,

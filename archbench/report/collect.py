@@ -87,7 +87,7 @@ class DatasetResult:
         """Whether the data were drawn, not measured."""
         if self.audit is not None and "phantom" in self.audit:
             return bool(self.audit["phantom"])
-        return self.entry.get("format") == "phantom"
+        return str(self.entry.get("format")).startswith("phantom")
 
     @property
     def outputs(self) -> str:
@@ -99,6 +99,16 @@ class DatasetResult:
     def evaluated(self) -> tuple[ModelResult, ...]:
         """The models that have metrics."""
         return tuple(model for model in self.models if model.metrics is not None)
+
+    @property
+    def drawn(self) -> tuple[ModelResult, ...]:
+        """The models with pictures of their own: an ensemble that is one of its models would hide that one."""
+        return tuple(model for model in self.evaluated if not (model.is_ensemble and self._is_one_member(model)))
+
+    def _is_one_member(self, ensemble: ModelResult) -> bool:
+        base = self.find((ensemble.decision or {}).get("best_base")) if ensemble.fell_back else None
+        mine, its = ensemble.record(self.primary), base.record(self.primary) if base else None
+        return mine is not None and its is not None and mine["value"] == its["value"]
 
     @property
     def failed(self) -> tuple[ModelResult, ...]:

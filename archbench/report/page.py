@@ -27,6 +27,7 @@ from archbench.report.quality_figures import (
     confusion_panels,
     precision_recall_panels,
     ranked,
+    ranked_drawn,
     reliability_panels,
     roc_panels,
 )
@@ -174,13 +175,15 @@ def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
 
 def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
     styles = line_styles([model.name for model in dataset.models])
+    hidden = [model.name for model in dataset.evaluated if model not in dataset.drawn]
     return {
         "main_table": main_table(dataset),
         "other_metrics": other_metrics_table(dataset),
         "pairs": pairs_table(dataset),
         "ranks": ranks_table(dataset),
         "fold_values": fold_table_of_values(dataset),
-        "class_tables": [{"model": m.name, "table": _class_table(dataset, m)} for m in ranked(dataset)],
+        "hidden": hidden,
+        "class_tables": [{"model": m.name, "table": _class_table(dataset, m)} for m in ranked_drawn(dataset)],
         "tuned": tuned_table(dataset),
         "thresholds": [t for m in ranked(dataset) if (t := threshold_table(dataset, m)) is not None],
         "risk": risk_table(dataset),
@@ -188,7 +191,7 @@ def _quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "decision_rule": DECISION_RULES[get_task(dataset.entry["task"]).decision],
         "legend": [
             {"name": m.name, "color": styles[m.name].color, "dash": " ".join(f"{d * 2:g}" for d in styles[m.name].dash)}
-            for m in dataset.evaluated
+            for m in dataset.drawn
         ],
         "class_distribution": _pictures(panels.class_distribution),
         "confusion": _pictures(panels.confusion),

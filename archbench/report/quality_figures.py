@@ -59,7 +59,7 @@ def _draw_classes(figure: FigureBase, *, classes: Sequence[Mapping[str, Any]]) -
 def confusion_panels(dataset: DatasetResult) -> list[Panel]:
     """One confusion matrix per model: rows are the truth, colour the share of the row."""
     panels = []
-    for model in ranked(dataset):
+    for model in ranked_drawn(dataset):
         panels += _grouped_panels(dataset, model)
         matrix = np.array((model.metrics or {}).get("confusion_matrix") or [], dtype=float)
         if matrix.ndim != 2 or not matrix.size:
@@ -73,7 +73,7 @@ def _grouped_panels(dataset: DatasetResult, model: ModelResult) -> list[Panel]:
     """Of labels one matrix each, of the best model; of zones one each, and that of the risk classes."""
     metrics = model.metrics or {}
     panels = []
-    if dataset.outputs == "labels" and model is ranked(dataset)[0]:
+    if dataset.outputs == "labels" and model is ranked_drawn(dataset)[0]:
         for name, matrix in (metrics.get("confusion_matrices") or {}).items():
             panels.append(
                 _confusion_panel(f"{model.name}: {name}", np.array(matrix, dtype=float), ["absent", "present"])
@@ -174,9 +174,7 @@ def _curve_panels(dataset: DatasetResult, *, key: str, draw: Any, what: str) -> 
     panels = []
     for name in _classes(dataset):
         lines = {
-            model.name: curve
-            for model in dataset.evaluated
-            if (curve := ((model.metrics or {}).get(key) or {}).get(name))
+            model.name: curve for model in dataset.drawn if (curve := ((model.metrics or {}).get(key) or {}).get(name))
         }
         if lines:
             panels.append(_curve_panel(name, what, draw, lines, styles))
@@ -222,7 +220,7 @@ def _draw_pr(figure: FigureBase, *, lines: Mapping[str, Any], styles: dict[str, 
 def reliability_panels(dataset: DatasetResult) -> list[Panel]:
     """One panel per model: stated against true confidence, before and after calibration."""
     panels = []
-    for model in ranked(dataset):
+    for model in ranked_drawn(dataset):
         reliability = (model.calibration or {}).get("reliability") or {}
         if any(reliability.get(key) for key in ("raw", "calibrated")):
             alt = f"Reliability of {model.name}: accuracy against confidence, raw and calibrated."
@@ -258,3 +256,8 @@ def ranked(dataset: DatasetResult) -> list[ModelResult]:
     """The evaluated models, best first where a comparison ranks them."""
     order = [row["model"] for row in (dataset.comparison or {}).get("models", [])]
     return sorted(dataset.evaluated, key=lambda m: order.index(m.name) if m.name in order else len(order))
+
+
+def ranked_drawn(dataset: DatasetResult) -> list[ModelResult]:
+    """The models with pictures of their own, best first."""
+    return [model for model in ranked(dataset) if model in dataset.drawn]

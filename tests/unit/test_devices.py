@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archbench.devices import DeviceError, device_name, prepare_torch, resolve_device, resolve_precision
+from archbench.devices import (
+    DeviceError,
+    device_name,
+    peak_memory_mib,
+    prepare_torch,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -63,3 +70,12 @@ def test_threads_are_those_of_the_job() -> None:
 
 def test_device_name() -> None:
     assert device_name(CPU) == "cpu"
+
+
+def test_peak_memory_grows_with_what_was_used() -> None:
+    before = peak_memory_mib(CPU)
+    assert before is not None and before > 50  # torch alone takes more
+    size = int(before) + 64
+    torch.ones(size, 2**18)  # as many MiB, all of them touched
+    after = peak_memory_mib(CPU)
+    assert after is not None and size <= after < 10 * size

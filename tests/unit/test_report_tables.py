@@ -127,10 +127,21 @@ def test_verdict_is_turned_to_the_model(pair: tuple[str, str, str], word: str) -
     assert found.detail.startswith("by 0.100 [0.050, 0.200]")
 
 
-def test_fallen_back_ensemble_names_its_base_model(tmp_path: Path) -> None:
+def test_fallen_back_ensemble_names_its_base_model_and_does_not_hide_it(tmp_path: Path) -> None:
     spec = SyntheticStudy(label="fallback", ensemble="best base", gradcam=False, n_patients=30)
     configuration, results = write_study(tmp_path, spec)
-    assert answer(collect_study(configuration=configuration, results=results).datasets[0]).model == "effnet_lite0"
+    dataset = collect_study(configuration=configuration, results=results).datasets[0]
+    assert answer(dataset).model == "effnet_lite0"
+    base, ensemble = dataset.find("effnet_lite0"), dataset.ensemble
+    assert base is not None and ensemble is not None
+    assert ensemble in dataset.drawn, "the choice of single folds may differ from that of all"
+    others = tuple(model for model in dataset.models if not model.is_ensemble)
+    same = replace(dataset, models=(*others, replace(ensemble, metrics=base.metrics)))
+    assert {model.name for model in same.evaluated} - {model.name for model in same.drawn} == {"ensemble"}
+
+
+def test_an_ensemble_of_its_own_is_drawn(study: StudyResult) -> None:
+    assert study.datasets[0].drawn == study.datasets[0].evaluated
 
 
 def test_tie_of_equal_predictions_is_no_half_of_a_first_place(study: StudyResult) -> None:
