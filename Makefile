@@ -74,7 +74,6 @@ system-apptainer:  ## install Apptainer with what it needs (Debian, as root)
 system-containers: system-apptainer  ## the same and what test-container needs beside it (Debian, as root)
 	apt-get -qq install --yes --no-install-recommends mmdebstrap buildah
 
-docs: setup  ## regenerate config/README.md and the schema from the settings' descriptions
 architectures: setup  ## print the table of architectures
 	@python scripts/architectures.py
 

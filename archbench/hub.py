@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from archbench.artifacts import read_json
+from archbench.artifacts import read_json, write_json
 
 # Relative to the working directory, as all results.
 HUB_FOLDER = Path("results/cache/huggingface")
@@ -95,14 +95,21 @@ def missing_file(repository: str, name: str, reason: str) -> str:
 
 def read_config(repository: str) -> dict[str, Any]:
     """Return a repository's config.json, fetched if need be."""
-    content: dict[str, Any] = read_json(fetch_file(repository, "config.json"))
-    return content
+    return _read_kept(repository, "config.json")
 
 
 def read_processor(repository: str) -> dict[str, Any]:
     """Return a repository's preprocessor_config.json; empty where it has none."""
     try:
-        content: dict[str, Any] = read_json(fetch_file(repository, "preprocessor_config.json"))
+        return _read_kept(repository, "preprocessor_config.json")
     except HubError:
         return {}
+
+
+def _read_kept(repository: str, name: str) -> dict[str, Any]:
+    """Read a small file; one of the client's cache is kept beside the results, where containers and nodes see it."""
+    path, own = fetch_file(repository, name), folder_of(repository) / name
+    content: dict[str, Any] = read_json(path)
+    if path != own and not own.is_file():
+        write_json(own, content)
     return content

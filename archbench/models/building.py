@@ -138,15 +138,6 @@ def head_parameters(network: NormalizedNetwork) -> list[nn.Parameter]:
     return [parameter for name, parameter in network.network.named_parameters() if is_new(network, name)]
 
 
-def set_training_mode(network: NormalizedNetwork, *, backbone: bool) -> None:
-    """Put the network into training mode; a backbone at rest has no gradients and fixed statistics."""
-    network.train(backbone)
-    for prefix in network.new_layers:
-        network.network.get_submodule(prefix).train()
-    for name, parameter in network.network.named_parameters():
-        parameter.requires_grad = backbone or is_new(network, name)
-
-
 def parameter_stages(network: NormalizedNetwork) -> list[tuple[str, list[nn.Parameter]]]:
     """Return the parameters as ordered stages from the input to the head, each parameter in exactly one.
 

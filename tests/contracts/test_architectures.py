@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from archbench import architecture_table
+from archbench.freezing import set_trainable
 from archbench.models.building import (
     NormalizedNetwork,
     build_network,
@@ -24,7 +25,6 @@ from archbench.models.building import (
     head_parameters,
     is_new,
     parameter_stages,
-    set_training_mode,
 )
 from archbench.models.weights import load_checkpoint, save_weights
 from archbench.registry import ARCHITECTURES
@@ -113,17 +113,18 @@ def check_stages(network: NormalizedNetwork) -> None:
 
 def check_freezing(network: NormalizedNetwork) -> None:
     """A frozen backbone gets no gradient and keeps its statistics; the head trains."""
-    set_training_mode(network, backbone=False)
+    stages = parameter_stages(network)
+    set_trainable(network, stages, n_open=1)
     free = {name for name, p in network.network.named_parameters() if p.requires_grad}
     assert free == {name for name, _ in network.network.named_parameters() if is_new(network, name)} != set()
-    resting = [m for name, m in network.network.named_modules() if name and not is_new(network, name + ".")]
-    assert not any(m.training for m in resting if not list(m.children()))
+    modules = [(name + ".", module) for name, module in network.network.named_modules() if not list(module.children())]
+    assert not [name for name, m in modules if m.training and not is_new(network, name) and list(m.parameters())]
     before = {name: buffer.clone() for name, buffer in network.network.named_buffers()}
     network(pixels(network)).sum().backward()
     assert {name for name, p in network.network.named_parameters() if p.grad is not None} == free
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.network.named_buffers())
     network.zero_grad(set_to_none=True)
-    set_training_mode(network, backbone=True)
+    set_trainable(network, stages, n_open=len(stages))
     assert all(p.requires_grad for p in network.parameters()) and network.training
 
 
@@ -161,7 +162,7 @@ def check_state_round_trip(network: NormalizedNetwork, path: Path) -> None:
 
 def check_gradients(network: NormalizedNetwork) -> None:
     """Every trainable parameter gets a gradient."""
-    set_training_mode(network, backbone=True)
+    network.train()
     torch.manual_seed(0)
     # Of two values at one place batch norm makes +1 and -1 whatever they are: four images.
     torch.nn.functional.cross_entropy(network(pixels(network, n=4)), torch.tensor([0, 1, 2, 3])).backward()

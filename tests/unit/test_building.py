@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from archbench.models.building import build_network, is_new, set_training_mode
+from archbench.freezing import set_trainable
+from archbench.models.building import build_network, is_new, parameter_stages
 from archbench.models.heads import AttendedPool, zone_logits
 
 
@@ -74,10 +75,10 @@ def test_dropout_acts_in_training_alone_and_with_a_frozen_backbone_too() -> None
     images = torch.randint(0, 256, (2, 3, 32, 32))
     with torch.no_grad():
         assert torch.equal(network.eval()(images), network(images))
-        set_training_mode(network, backbone=False)
+        set_trainable(network, parameter_stages(network), n_open=1)
         assert not torch.equal(network(images), network(images))
         plain = build_network("resnet18", num_classes=3, image_size=32)
-        set_training_mode(plain, backbone=False)
+        set_trainable(plain, parameter_stages(plain), n_open=1)
         assert torch.equal(plain(images), plain(images))
 
 

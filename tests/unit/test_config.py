@@ -610,6 +610,9 @@ def test_features_are_cached_for_a_frozen_pretrained_backbone_whose_images_never
     for change in ({"augmentation": "light"}, {"mixup": 0.2}, {"cache_features": False}, {"freeze": "none"}):
         assert not caches(**change), change
     assert not caches(weights="none")
+    content = base(models__small={"architecture": "resnet18", "weights": "imagenet", "attention": "se"})
+    content["models"]["small"]["training"] = {"freeze": "backbone", "augmentation": "none"}
+    assert not parse(content).caches_features("small", "drawn"), "the attention block trains"
 
 
 def test_a_missing_data_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 # Runs in containers: the image must hold what the checkout's requirements.lock names, and see the study's data.
 from snakemake.settings.types import DeploymentMethod
 
+from archbench import hub
 from archbench.container import (
     LOCK_VARIABLE,
     check_image,
@@ -28,6 +29,9 @@ def data_paths():
         paths[f"models.{name}.checkpoint"] = model.checkpoint
         kind, _, file = model.weights.partition(":")
         paths[f"models.{name}.weights"] = file if kind == "file" else None
+        repository = model.architecture.removeprefix("hf:")
+        if repository != model.architecture and hub.is_folder(repository):
+            paths[f"models.{name}.architecture"] = repository
     return {key: path for key, path in paths.items() if path is not None}
 
 
