@@ -60,7 +60,8 @@ def choose_questions(predictions: Predictions, n: int, *, seed: int) -> tuple[Pr
     """Choose n cells of a table of labels or zones, by turns over labels and outcomes, or over zones.
 
     Labels: one true positive, true negative, false positive and false negative of each label, then the next ones, as
-    far as there are any. The chance depends on the truth and the seed; outcomes depend on the model.
+    far as there are any; the outcome changes from label to label, so that few cells show all outcomes. The chance
+    depends on the truth and the seed; outcomes depend on the model.
 
     Returns:
         The rows (a case may come twice) and what is explained of each.
@@ -74,9 +75,9 @@ def choose_questions(predictions: Predictions, n: int, *, seed: int) -> tuple[Pr
             piles.setdefault((question.outcome or "", label), []).append((row, question))
     outcomes = list(OUTCOMES.values()) if rows.outputs == "labels" else [""]
     stacks = []
-    for outcome in outcomes:
-        for label, place in places.items():
-            cells = piles.get((outcome, label), [])
+    for shift in range(len(outcomes)):
+        for group, (label, place) in enumerate(places.items()):
+            cells = piles.get((outcomes[(group + shift) % len(outcomes)], label), [])
             ranks = place[[row for row, _ in cells]] if cells else np.zeros(0)
             stacks.append([cells[k] for k in np.argsort(ranks, kind="stable").tolist()])
     chosen = [stack[turn] for turn in range(n) for stack in stacks if turn < len(stack)][:n]
