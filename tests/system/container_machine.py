@@ -37,7 +37,7 @@ def run(*command: str | Path, folder: Path = CHECKOUT, check: bool = True, **env
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=20 * MINUTES,
+        timeout=45 * MINUTES,
     )
     assert not check or completed.returncode == 0, f"{' '.join(map(str, command))}\n{completed.stdout[-6000:]}"
     return completed.stdout

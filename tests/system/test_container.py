@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from archbench.container import image_guard, lock_hash
 
-pytestmark = pytest.mark.timeout(30 * MINUTES)
+pytestmark = pytest.mark.timeout(60 * MINUTES)
 
 PARTS = ("Snakefile", "Makefile", "apptainer.def", "requirements.lock", "pyproject.toml", ".dockerignore")
 FOLDERS = ("archbench", "config", "containers", "profiles", "scripts", "workflow")
