@@ -24,7 +24,7 @@ STARTS = {
     "prepare_dataset": "import scripts.prepare_dataset",
     "cache_images": "import scripts.cache_images",
     "fetch_weights_file": "import archbench.models.weights, timm",
-    "train": TORCH + "import archbench.training, archbench.models.weights",
+    "train": TORCH + "import archbench.training_run, archbench.models.weights",
     "predict": TORCH + "import archbench.prediction",
     "explain": TORCH + "import archbench.explain",
     "export_onnx": TORCH + "import archbench.onnx_export, onnxscript, onnxruntime",
