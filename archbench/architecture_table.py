@@ -25,8 +25,9 @@ Parameters and GMACs are those of the network with {classes} outputs at the inpu
 forward pass of numbers (`torch.utils.flop_counter` on the meta device; a multiply-accumulate counts once, and
 operations that are neither a product of matrices nor a convolution count nothing). GMACs of attention are included.
 
-Presets (`training.preset: true`) set only what the study doesn't name; those of ConvNeXt and Swin are this product's
-choice, all others come from the tools that it replaces. A dash leaves the study's value.
+Presets (`training.preset: true`) set only what the study doesn't name; a dash leaves the
+study's value. Those of DenseNet, EfficientNet B5 and Lite0, ViT tiny and small, BiomedCLIP, ConvNeXt and Swin are this
+product's choice, the others come from the tools that it replaces.
 
 ## Weights
 {weights}

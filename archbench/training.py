@@ -185,7 +185,8 @@ def _advance(
         progress.best_epoch, progress.best_value = progress.epoch, value
         progress.best_tensors = {k: v.detach().cpu().clone() for k, v in trainer.averaged.state_dict().items()}
     waited = progress.epoch - progress.best_epoch
-    if waited and waited % settings.step_epochs == 0:
+    validated = row["val_loss"] is not None  # the final model on all data is not: its rate stays
+    if validated and waited and waited % settings.step_epochs == 0:
         progress.plateau_factor *= settings.step_factor
 
 

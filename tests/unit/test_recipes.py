@@ -413,3 +413,9 @@ def test_a_fixed_number_of_epochs_without_validation(tmp_path: Path) -> None:
     assert [row["val_loss"] for row in result.history] == [None] * 3
     assert all(torch.equal(network.state_dict()[name], snapshots[-1][name]) for name in snapshots[-1])
     assert result.history[-1]["lr"] == pytest.approx(epoch_lr(3, recipe(epochs=9)))
+
+
+def test_a_plateau_holds_its_rate_where_nothing_is_validated(tmp_path: Path) -> None:
+    changes = {"schedule": "plateau", "step_epochs": 1, "epochs": 9, "fixed_epochs": 4}
+    history = run(tmp_path / "s", **changes).result.history
+    assert len({row["lr"] for row in history}) == 1 and len(history) == 4
