@@ -86,7 +86,7 @@ class DatasetPanels:
 
 def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
     """Prepare all panels of a dataset; nothing is drawn yet."""
-    curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.evaluated}
+    curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.drawn}
     pareto = pareto_panel(dataset)
     counts = (class_distribution_panel(dataset), labels_per_case_panel(dataset), co_occurrence_panel(dataset))
     return DatasetPanels(
