@@ -25,7 +25,7 @@ def read_photographs(
         limit: Take the first images only.
     """
     with (root / table).open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))[:limit]
+        rows = [row for row in csv.DictReader(lines) if row["grade"]][:limit]  # without a grade: ungradable
     names = [row["file"] for row in rows]
     folder = build_cache(
         cache_dir=CACHE,
