@@ -26,7 +26,7 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 
 test: setup-dev  ## set up and run the tests
 	pytest -n 2 -m "not slow" tests/unit tests/contracts tests/scripts
-	pytest tests/workflow
+	pytest -n 2 --dist loadgroup tests/workflow
 
 test-slurm: setup-dev system-slurm  ## run a study on a one-node SLURM of its own (root on Debian; minutes)
 	pytest -rs tests/system/test_slurm.py

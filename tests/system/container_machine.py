@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,8 @@ def local_folders(settings: dict[str, str]) -> list[Path]:
 
 class Builder:
     """Builds images as this machine can: its base image, its package index, its certificates."""
+
+    docker_built: Future[None]
 
     def __init__(self) -> None:
         need_programs()

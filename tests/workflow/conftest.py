@@ -87,6 +87,13 @@ evaluation: {resamples: 200, comparison_resamples: 200}
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the finished study stay on one worker, so that it is run once."""
+    for item in items:
+        if {"finished", "edited"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("finished"))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A tiny study, run once; tests that edit it take a copy."""

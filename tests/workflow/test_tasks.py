@@ -41,7 +41,7 @@ def small(content: dict, folder: Path) -> dict:
         }
         for k, recipe in enumerate(recipes)
     }
-    content |= {"protocol": {"kind": "cross_validation", "folds": 2, "seeds": [3]}, "explain": {"cases": 8}}
+    content |= {"protocol": {"kind": "holdout", "seeds": [3]}, "explain": {"cases": 8}}
     content |= {"inference": {"batch_sizes": [1], "rounds": 7, "calls": 3}, "compute": {"device": "cpu"}}
     return content | {
         "evaluation": {"resamples": 200, "comparison_resamples": 200},
