@@ -8,6 +8,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 from archbench.config import parse_study
@@ -22,7 +23,14 @@ if "datasets" not in config:
     configfile: "config/config.yaml"
 
 
-STUDY = parse_study(config, source="the study", environment=os.environ)
+# In a container the image has the packages, not this machine.
+CONTAINED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+STUDY = parse_study(
+    config,
+    source="the study",
+    environment=os.environ,
+    check_packages=not CONTAINED,
+)
 
 
 IMAGE = "containers/archbench.sif"

@@ -133,7 +133,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def load_study(path: str | Path) -> Study:
     """Read and check a study file (YAML, or the resolved JSON that the workflow hands to its jobs)."""
-    return parse_study(read_yaml(path), source=str(path), check_files=Path(path).suffix != ".json")
+    here = Path(path).suffix != ".json"
+    return parse_study(read_yaml(path), source=str(path), check_files=here, check_packages=here)
 
 
 def parse_study(
@@ -142,12 +143,15 @@ def parse_study(
     source: str = "study configuration",
     environment: Mapping[str, str] | None = None,
     check_files: bool = True,
+    check_packages: bool = True,
 ) -> Study:
     """Check a mapping and return the study.
 
     Args:
         environment: Variables ARCHBENCH_<SECTION>__<KEY>=<YAML value> override single keys.
         check_files: Also look whether the files that the study names exist.
+        check_packages: Also look whether the optional packages that its models need are installed here; a run in
+            containers has its own.
     Raises:
         ConfigError: With every problem found.
     """
@@ -156,6 +160,8 @@ def parse_study(
     content = _with_presets(content)
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
+    if check_packages:
+        problems += _package_problems(_valid_blocks(content.get("models"), Model))
     if problems or study is None:
         raise ConfigError(source, problems)
     return study
@@ -458,6 +464,19 @@ def _model_problems(name: str, model: Model, check_files: bool) -> list[str]:
     return problems
 
 
+def _package_problems(models: Mapping[str, Model]) -> list[str]:
+    """Problems of optional packages that are missing here, before any job needs them."""
+    problems = []
+    for name, model in models.items():
+        architecture = _architecture(model.architecture)
+        source = model.weights.partition(":")[0]
+        fetched = hub.weights_path(model.architecture, source).is_file()
+        needed = "none" if fetched or model.checkpoint is not None else source
+        found = [] if architecture is None else architecture.package_problems(needed)
+        problems += [f"models.{name}.architecture: {model.architecture} {text}" for text in found]
+    return problems
+
+
 def _common_drop_path_problems(name: str, model: Model, common: Any) -> list[str]:
     """Return what is wrong with a `training.drop_path` that a model without residual branches inherits."""
     architecture = _architecture(model.architecture)
@@ -486,11 +505,13 @@ def _weight_problems(model: Model, architecture: Any, check_files: bool) -> list
         return problems
     where = architecture.weights[source]
     repository = where.repository or f"timm/{where.location}"
-    files = [where.location] if where.repository and where.location else list(hub.WEIGHTS_FILES)
-    here = hub.weights_path(model.architecture, source).is_file()
-    if here or any(hub.local_file(repository, file) for file in files):
+    if hub.weights_path(model.architecture, source).is_file():
         return []
-    return [hub.missing_file(repository, files[0], "HF_HUB_OFFLINE is set") + ", or use file:<path>"]
+    if where.repository and where.location:
+        lost = None if hub.local_file(repository, where.location) else where.location
+    else:
+        lost = hub.missing_weights(repository, sharded=where.repository is not None)
+    return [hub.missing_file(repository, lost, "HF_HUB_OFFLINE is set") + ", or use file:<path>"] if lost else []
 
 
 def _training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], tasks: list[str]) -> list[str]:

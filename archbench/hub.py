@@ -16,6 +16,8 @@ from archbench.artifacts import read_json, write_json
 HUB_FOLDER = Path("results/cache/huggingface")
 WEIGHTS_FOLDER = Path("results/cache/weights")
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+# Large models come in several files, and one that says which tensor lies in which.
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 class HubError(ValueError):
@@ -81,6 +83,50 @@ def fetch_file(repository: str, *names: str) -> Path:
             except Exception as error:  # the client raises many kinds; each means: not to be had
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     raise HubError(missing_file(repository, names[0], reason))
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a file is the index of weights in several files."""
+    return path.name.endswith(".index.json")
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that an index lists, sorted; they lie beside it.
+
+    Raises:
+        HubError: If it is no such index, or names a file elsewhere.
+    """
+    content = read_json(index)
+    listed = content.get("weight_map") if isinstance(content, dict) else None
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) for name in names):
+        raise HubError(f"{index} is no index of weights: it lists no plain file names under weight_map")
+    return names
+
+
+def fetch_weights_files(repository: str) -> Path:
+    """Return a repository's weights: one file, or the index beside which all of its parts lie.
+
+    Raises:
+        HubError: If a file can't be had here.
+    """
+    found = fetch_file(repository, *WEIGHTS_FILES, *INDEX_FILES)
+    for name in shard_names(found) if is_index(found) else ():
+        fetch_file(repository, name)
+    return found
+
+
+def missing_weights(repository: str, *, sharded: bool) -> str | None:
+    """Return the name of the weights file that this machine lacks; None if it has all.
+
+    Args:
+        sharded: Whether weights in several files would do.
+    """
+    if any(local_file(repository, name) for name in WEIGHTS_FILES):
+        return None
+    indices = [found for name in INDEX_FILES if sharded and (found := local_file(repository, name))]
+    lost = [name for index in indices[:1] for name in shard_names(index) if local_file(repository, name) is None]
+    return lost[0] if lost else None if indices else WEIGHTS_FILES[0]
 
 
 def missing_file(repository: str, name: str, reason: str) -> str:

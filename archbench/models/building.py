@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping
 
@@ -93,10 +92,9 @@ def build_network(
         ValueError: If the architecture can't take this input size, attention block or drop path.
     """
     entry: Architecture = ARCHITECTURES.get(architecture)
-    problems = entry.size_problems(image_size)
+    problems = [*entry.size_problems(image_size), *entry.package_problems("none")]
     if problems:
         raise ValueError(f"{architecture}: {problems[0]}")
-    _check_requirements(architecture, entry)
     network = entry.build(num_classes=num_classes, image_size=image_size, drop_path=drop_path, in_channels=in_channels)
     last = replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout)
     _start_head_small(last)
@@ -109,12 +107,6 @@ def build_network(
         in_channels=in_channels,
         new_layers=(entry.head, *blocks),
     )
-
-
-def _check_requirements(architecture: str, entry: Architecture) -> None:
-    if entry.requires is not None and importlib.util.find_spec(entry.requires[0]) is None:
-        package, extra = entry.requires
-        raise ValueError(f"{architecture} needs the package '{package}': pip install '.[{extra}]'")
 
 
 def _start_head_small(last: nn.Linear) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from archbench import hub
+
 
 class TransformersNetwork(nn.Module):
     """Backbone and head.
@@ -117,15 +119,19 @@ def pretrained_tensors(weights: Path, config: dict[str, Any]) -> dict[str, torch
     transformers itself reads them, since it renames those of its files; pickled code is not run.
 
     Args:
+        weights: One file, or the index beside which its parts lie.
         config: Content of the config.json that belongs to the file.
     Raises:
         ValueError: If the file doesn't fit the configuration.
     """
     from transformers import AutoModel
 
-    name = "model.safetensors" if weights.suffix == ".safetensors" else "pytorch_model.bin"
+    parts = hub.shard_names(weights) if hub.is_index(weights) else []
+    whole = (hub.INDEX_FILES if parts else hub.WEIGHTS_FILES)[".safetensors" not in weights.suffixes]
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(weights, Path(folder) / name)
+        shutil.copyfile(weights, Path(folder) / whole)
+        for part in parts:
+            shutil.copyfile(weights.with_name(part), Path(folder) / part)
         backbone, account = AutoModel.from_pretrained(
             folder, config=read_config(config), local_files_only=True, weights_only=True, output_loading_info=True
         )

