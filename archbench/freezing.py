@@ -33,10 +33,11 @@ def set_trainable(network: nn.Module, stages: Stages, *, n_open: int) -> None:
         for parameter in parameters:
             parameter.requires_grad = id(parameter) in active
     network.train()
-    _rest(network, active, frozen=n_open < len(stages))
+    if n_open < len(stages):
+        _rest(network, active)
 
 
-def _rest(module: nn.Module, active: set[int], *, frozen: bool) -> None:
+def _rest(module: nn.Module, active: set[int]) -> None:
     """Put every part without an active parameter into evaluation mode.
 
     A part without any parameter goes with its neighbours: dropout before the head stays on.
@@ -45,7 +46,7 @@ def _rest(module: nn.Module, active: set[int], *, frozen: bool) -> None:
     if parameters and not any(id(p) in active for p in parameters):
         module.eval()
         return
-    if not parameters and frozen and isinstance(module, nn.modules.batchnorm._NormBase):
+    if not parameters and isinstance(module, nn.modules.batchnorm._NormBase):
         module.eval()
     for child in module.children():
-        _rest(child, active, frozen=frozen)
+        _rest(child, active)

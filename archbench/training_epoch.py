@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -63,7 +63,7 @@ class Trainer:
     Attributes:
         network: The weights that are trained; `averaged` is their running average, moved by `average`.
         forward: The network, compiled if asked for.
-        stages: Its parameters from input to head.
+        stages: Its parameters from input to head; `parameters` are the same in one list.
         sampling: Probability of each training case; None draws each once per epoch.
     """
 
@@ -72,6 +72,7 @@ class Trainer:
     average: WeightAverage
     forward: Callable[[torch.Tensor], torch.Tensor]
     stages: Stages
+    parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss: LossFunction
@@ -167,7 +168,7 @@ def _update(
         total += values.detach()
     if settings.grad_clip is not None:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.grad_clip)
+        nn.utils.clip_grad_norm_(trainer.parameters, settings.grad_clip)
     scaler.step(optimizer)
     scaler.update()
     return total, weight
