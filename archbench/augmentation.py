@@ -85,6 +85,7 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
 
 
 def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:
+    """Change the images in place: they are the fresh ones of `_move`."""
     n = len(images)
 
     def factor(bound: float) -> torch.Tensor:
@@ -96,11 +97,11 @@ def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator
         factor(bounds.saturation),
     )
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - mean) * contrast + mean * brightness
+    images.mul_(contrast).add_(mean * (brightness - contrast))  # (image - mean) * contrast + mean * brightness
     if bounds.saturation:
         gray = images.mean(dim=1, keepdim=True)
-        images = gray + (images - gray) * saturation
-    return images.clamp(0, 255)
+        images.mul_(saturation).add_(gray * (1 - saturation))
+    return images.clamp_(0, 255)
 
 
 def _erase(images: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:

@@ -18,7 +18,7 @@ from archbench.batches import to_batch
 from archbench.freezing import Stages, open_stages, set_trainable
 from archbench.losses.loss import LossFunction, mean_of
 from archbench.mixing import Mix, blend, draw_mix
-from archbench.optimization import WeightAverage, average_share, epoch_lr, set_lr
+from archbench.optimization import WeightAverage, average_share, clip_gradients, epoch_lr, set_lr
 from archbench.sampling import epoch_batches, split_evenly
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _update(
         total += values.detach()
     if settings.grad_clip is not None:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(trainer.parameters, settings.grad_clip)
+        clip_gradients(trainer.parameters, settings.grad_clip)
     scaler.step(optimizer)
     scaler.update()
     return total, weight

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,6 +69,24 @@ def test_threads_are_those_of_the_job() -> None:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has the switch")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """Pages that the system maps anew while the same tensors come and go, after the first time."""
+
+    def faults(first: str) -> int:
+        code = (
+            f"import resource, torch; from archbench.devices import keep_freed_memory; {first}\n"
+            "def step(): return [torch.ones(n << 18) for n in (1, 40, 3, 90)]  # MiB\n"
+            "def count(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+            "step(); before = count()\n"
+            "for _ in range(3): step()\n"
+            "print(count() - before)"
+        )
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert faults("assert keep_freed_memory()") < 1000 < faults("pass")
 
 
 def test_device_name() -> None:

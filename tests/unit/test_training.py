@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from archbench.artifacts import softmax
 from archbench.batches import predict_logits
 from archbench.losses.loss import balanced_class_weights
 from archbench.models.building import NormalizedNetwork, parameter_stages
-from archbench.optimization import average_share, build_optimizer, epoch_lr
+from archbench.optimization import average_share, build_optimizer, clip_gradients, epoch_lr
 from archbench.registry import METRICS
 from archbench.sampling import epoch_batches
 from archbench.settings import Training
@@ -386,6 +387,43 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
 
     assert step("clipped", 0.01) == pytest.approx(0.01, rel=1e-3)
     assert step("free", None) > 0.05
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_torchs(limit: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (), (2, 2))]
+    for parameter in ours[:-1]:  # the last one rests: it has no gradient
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    for one, other in zip(ours, theirs, strict=True):
+        other.grad = None if one.grad is None else one.grad.clone()
+    clip_gradients(ours, limit)
+    nn.utils.clip_grad_norm_(theirs, limit)
+    for one, other in zip(ours[:-1], theirs[:-1], strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert ours[-1].grad is None
+    clip_gradients(ours[-1:], limit)  # nothing trains: nothing to clip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_the_fused_step_on_a_cpu_is_the_plain_one(optimizer: str) -> None:
+    network = tiny_network()
+    fused = build_optimizer(parameter_stages(network), recipe(optimizer=optimizer, weight_decay=0.1, layer_decay=0.5))
+    assert fused.defaults["fused"] is True
+    other = copy.deepcopy(network)
+    twins = dict(zip(map(id, network.parameters()), other.parameters(), strict=True))
+    groups = [{**group, "params": [twins[id(p)] for p in group["params"]]} for group in fused.param_groups]
+    plain = type(fused)([{**group, "fused": False, "foreach": False} for group in groups], lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for one, twin in zip(network.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            twin.grad = one.grad.clone()
+        fused.step()
+        plain.step()
+    for one, twin in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, twin)
 
 
 def test_history_is_plain_csv_with_empty_for_undefined(tmp_path: Path) -> None:
