@@ -12,6 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archbench import hub
+from archbench.recipe_effects import CACHE_KEYS, Use, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
 from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS, UNGRADABLE
@@ -77,6 +78,8 @@ class Study(StudyFile):
         recipe, preprocessing = self.training_of(model, dataset), self.datasets[dataset].preprocessing
         same_images = recipe.augmentation == "none" and not recipe.mixup and not recipe.cutmix
         same_images = same_images and (preprocessing.clahe is None or recipe.clahe_probability == 0)
+        searched = self.tuning is not None and any(key in self.tuning.space for key in CACHE_KEYS)
+        same_images = same_images and not searched
         entry = self.models[model]
         started = entry.weights != "none"  # random weights differ from seed to seed
         started = started and entry.attention == "none"  # it trains, before the last layer
@@ -160,6 +163,8 @@ def parse_study(
     content = _with_presets(content)
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
+    if study is not None and not problems and study.tuning is not None:
+        problems += search_problems(study.tuning.space, _searched_uses(study), _use_problems)
     if check_packages:
         problems += _package_problems(_valid_blocks(content.get("models"), Model))
     if problems or study is None:
@@ -646,6 +651,29 @@ def _value_problem(place: str, key: str, value: Any, defaults: Any) -> str | Non
         own = [item for item in error.errors() if item["loc"] and item["loc"][0] == key.split(".")[0]]
         return f"{place}: {_describe(own[0], block=Training)}" if own else None
     return None
+
+
+def _searched_uses(study: Study) -> dict[str, Use]:
+    """Return the recipe of every trained model on every dataset, by the place to name in a message."""
+    uses = {}
+    for name, model in study.models.items():
+        branches = bool(ARCHITECTURES.get(model.architecture).drop_path)
+        for dataset, entry in study.datasets.items() if model.checkpoint is None else ():
+            uses[f"models.{name}" + (f" on {dataset}" if len(study.datasets) > 1 else "")] = Use(
+                recipe=study.training_of(name, dataset),
+                task=entry.task,
+                outputs=TASKS[entry.task].outputs,
+                branches=branches,
+                clahe=entry.preprocessing.clahe is not None,
+            )
+    return uses
+
+
+def _use_problems(use: Use) -> list[str]:
+    problems = [*_loss_problems(use.recipe, [use.task]), *_freezing_problems(use.recipe)]
+    if use.recipe.drop_path and not use.branches:
+        problems.append("drop_path: the architecture has no residual branches to drop")
+    return problems + _drawing_problems(use.recipe, [use.task])
 
 
 def _protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[str]:

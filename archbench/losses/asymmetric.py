@@ -34,4 +34,12 @@ def build_asymmetric(numbers: LossNumbers) -> LossFunction:
     return LossFunction(values, unweighted)
 
 
-LOSSES.register("asl", Loss(build=build_asymmetric, weighted=False, outputs=("labels",)))
+LOSSES.register(
+    "asl",
+    Loss(
+        build=build_asymmetric,
+        weighted=False,
+        outputs=("labels",),
+        numbers=("label_smoothing", "asl.gamma_negative", "asl.gamma_positive", "asl.clip"),
+    ),
+)

@@ -69,5 +69,8 @@ def _binary_focal(numbers: LossNumbers) -> LossFunction:
     return LossFunction(values, unweighted)
 
 
-LOSSES.register("focal", Loss(build=build_focal, weighted=False, outputs=("classes", "zones", "labels")))
-LOSSES.register("weighted_focal", Loss(build=build_focal, weighted=True))
+NUMBERS = ("label_smoothing", "focal_gamma", "focal_alpha")
+LOSSES.register(
+    "focal", Loss(build=build_focal, weighted=False, outputs=("classes", "zones", "labels"), numbers=NUMBERS)
+)
+LOSSES.register("weighted_focal", Loss(build=build_focal, weighted=True, numbers=NUMBERS))

@@ -84,12 +84,20 @@ class Loss:
         weighted: Whether it uses weights from the training part.
         outputs: Kinds of outputs that it fits: classes, labels, zones, value.
         ordered: Whether the classes must have an order.
+        numbers: Keys of `training` that decide its value, where they mean something for the outputs.
     """
 
     build: Callable[[LossNumbers], LossFunction]
     weighted: bool
     outputs: tuple[str, ...] = ("classes", "zones")
     ordered: bool = False
+    numbers: tuple[str, ...] = ("label_smoothing",)
+
+    def depends_on(self, number: str, outputs: str) -> bool:
+        """Whether a key of `training` (asl.clip for nested ones) changes the loss of these outputs."""
+        if number == "ungradable_weight":
+            return outputs == "zones"
+        return number in self.numbers and (number != "focal_alpha" or outputs == "labels")
 
     def fits(self, outputs: str, *, ordered: bool) -> bool:
         """Whether the loss can train a task with these outputs."""

@@ -34,5 +34,5 @@ def build_huber(numbers: LossNumbers) -> LossFunction:
     return LossFunction(values, unweighted)
 
 
-LOSSES.register("mse", Loss(build=build_mse, weighted=False, outputs=("value",)))
-LOSSES.register("huber", Loss(build=build_huber, weighted=False, outputs=("value",)))
+LOSSES.register("mse", Loss(build=build_mse, weighted=False, outputs=("value",), numbers=()))
+LOSSES.register("huber", Loss(build=build_huber, weighted=False, outputs=("value",), numbers=("huber_delta",)))

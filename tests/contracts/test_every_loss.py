@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from archbench.losses.loss import LossFunction, LossNumbers
+from archbench.recipe_effects import LOSS_KEYS
 from archbench.registry import LOSSES
 
 N, K, ZONES = 6, 4, 3
@@ -47,6 +48,21 @@ def test_one_finite_number_with_a_gradient(case: tuple[str, str], label_smoothin
     value.backward()
     assert torch.isfinite(given.grad).all()
     assert (given.grad != 0).all(), "every case and class takes part"
+
+
+@pytest.mark.parametrize("key", LOSS_KEYS)
+def test_it_depends_on_the_numbers_that_it_names_and_on_no_other(case: tuple[str, str], key: str) -> None:
+    """The search space is checked by these names: a value that no loss looks at must not be searched."""
+    name, kind = case
+    entry = LOSSES.get(name)
+    start = {"ungradable_weight": 0.3, "focal_alpha": 0.5}
+
+    def value(**changes: float) -> float:
+        weights = WEIGHTS if entry.weighted else None
+        numbers = LossNumbers(outputs=kind, num_classes=K, weights=weights, **{**start, **changes})
+        return float(entry.build(numbers)(logits(kind).detach(), TARGETS[kind]))
+
+    assert (value() != value(**{key.replace(".", "_"): 0.2})) is entry.depends_on(key, kind)
 
 
 def test_it_falls_as_the_prediction_nears_the_truth(case: tuple[str, str]) -> None:

@@ -72,7 +72,7 @@ def history(folder: Path) -> np.ndarray:
     return np.array([[float(cell) for cell in row.split(",")[:4]] for row in rows])
 
 
-FROZEN = {"freeze": "backbone", "augmentation": "none", "epochs": 4}
+FROZEN = {"freeze": "backbone", "augmentation": "none", "epochs": 4, "dropout": 0.3}
 
 
 def test_cached_features_give_the_same_numbers(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_feature_cache_is_found_by_content(tmp_path: Path, capsys: pytest.Ca
 
 
 def tuning(**changes: Any) -> dict[str, Any]:
-    space = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "label_smoothing": {"choices": [0.0, 0.1]}}
+    space = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"choices": [0.0, 0.1]}}
     return {"trials": 4, "pruner": "none", "space": space, **changes}
 
 
@@ -131,10 +131,10 @@ def test_a_search_keeps_its_budget_and_tells_what_it_bought(tmp_path: Path) -> N
     desk = Desk(tmp_path, tuning=tuning())
     summary = tune_fold(desk, workers=2)
     assert (summary["budget"], summary["trials_run"], len(summary["best_of_n"])) == (4, 4, 4)
-    assert summary["trials"][0]["values"] == {"lr": 0.01, "label_smoothing": 0.0}, "the recipe's own values first"
+    assert summary["trials"][0]["values"] == {"lr": 0.01, "dropout": 0.0}, "the recipe's own values first"
     assert summary["untuned_value"] == summary["best_of_n"][0] >= summary["best_value"]
     assert summary["best_value"] == min(trial["value"] for trial in summary["trials"]) == summary["best_of_n"][-1]
-    assert set(summary["training"]) == {"lr", "label_smoothing"}
+    assert set(summary["training"]) == {"lr", "dropout"}
     assert (tmp_path / "tuned0.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -615,6 +615,70 @@ def test_features_are_cached_for_a_frozen_pretrained_backbone_whose_images_never
     assert not parse(content).caches_features("small", "drawn"), "the attention block trains"
 
 
+def test_features_are_not_cached_where_the_search_may_thaw_the_backbone() -> None:
+    """Trials with another backbone would have trained on the features of the untouched one."""
+    content = base(models__small={"architecture": "resnet18", "weights": "imagenet"})
+    content["training"] = {"freeze": "backbone", "augmentation": "none"}
+    assert parse(content).caches_features("small", "drawn")
+    for key, choices in (("freeze", ["none", "backbone"]), ("augmentation", ["none", "light"]), ("mixup", [0.0, 0.2])):
+        content["tuning"] = {"space": {key: {"choices": choices}}}
+        assert not parse(content).caches_features("small", "drawn"), key
+
+
+def searching(space: dict[str, Any], **training: Any) -> dict[str, Any]:
+    """A study of one dataset and two models that searches a space."""
+    content = base(tuning={"space": space}, training=training)
+    content["datasets"] = {"drawn": content["datasets"]["drawn"]}
+    content["models"]["deep"] = {"architecture": "resnet18"}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("space", "training", "problem"),
+    [
+        ({"focal_gamma": {"low": 1.0, "high": 3.0}}, {}, "models.small: the loss doesn't look at it"),
+        ({"focal_alpha": {"low": 0.1, "high": 0.9}}, {"loss": "focal"}, "models.deep: the loss doesn't look at it"),
+        ({"asl.clip": {"low": 0.0, "high": 0.1}}, {}, "tuning.space.asl.clip: decides nothing in models.small"),
+        ({"momentum": {"low": 0.5, "high": 0.9}}, {"optimizer": "adam"}, "it needs optimizer: sgd"),
+        ({"step_factor": {"low": 0.1, "high": 0.5}}, {}, "it needs schedule: step or plateau"),
+        ({"min_lr_ratio": {"low": 0.0, "high": 0.5}}, {"schedule": "one_cycle"}, "it needs schedule: cosine"),
+        ({"layer_decay": {"low": 0.5, "high": 0.9}}, {"freeze": "backbone"}, "there is one stage alone"),
+        ({"unfreeze_every": {"low": 1, "high": 3}}, {"freeze_epochs": 2}, "it needs unfreeze: progressive"),
+        ({"flips": {"choices": ["none", "both"]}}, {"augmentation": "none"}, "it needs augmentation"),
+        ({"clahe_probability": {"low": 0.1, "high": 0.9}}, {}, "it needs preprocessing.clahe"),
+        ({"compile": {"choices": [True, False]}}, {}, "it changes time and memory, not what is learned"),
+        ({"preset": {"choices": [True, False]}}, {}, "it only stands for other keys"),
+        ({"early_stopping.metric": {"choices": ["qwk", "accuracy"]}}, {}, "trials must be compared by one metric"),
+        ({"label_smoothing": {"low": 0.0, "high": 0.2}}, {"early_stopping": {"metric": "loss"}}, "changes the valid"),
+        ({"loss": {"choices": ["focal", "asl"]}}, {}, "models.small with loss: asl: loss: 'asl' doesn't fit"),
+        ({"epochs": {"low": 2, "high": 9}}, {"freeze_epochs": 3}, "with epochs: 2: freeze_epochs: 3 leaves none of 2"),
+        ({"drop_path": {"low": 0.0, "high": 0.3}}, {}, "models.small with drop_path: 0.3: drop_path: the arch"),
+    ],
+    ids=lambda value: next(iter(value), "-") if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_a_search_that_could_buy_nothing_is_refused(
+    space: dict[str, Any], training: dict[str, Any], problem: str
+) -> None:
+    problems = problems_of(searching(space, **training))
+    assert any(problem in text for text in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("space", "training"),
+    [
+        ({"focal_gamma": {"low": 1.0, "high": 3.0}, "loss": {"choices": ["focal", "cross_entropy"]}}, {}),
+        ({"momentum": {"low": 0.5, "high": 0.9}}, {"optimizer": "sgd"}),
+        ({"step_factor": {"low": 0.1, "high": 0.5}, "schedule": {"choices": ["step", "cosine"]}}, {}),
+        ({"epochs": {"low": 4, "high": 9}}, {"freeze_epochs": 3}),
+        ({"label_smoothing": {"low": 0.0, "high": 0.2}}, {}),
+        ({"augmentation": {"choices": ["none", "light"]}, "flips": {"choices": ["none", "both"]}}, {}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
+)
+def test_a_search_whose_keys_decide_something_is_taken(space: dict[str, Any], training: dict[str, Any]) -> None:
+    assert parse(searching(space, **training)).tuning is not None
+
+
 def test_a_missing_data_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "archive").mkdir()

@@ -21,6 +21,7 @@ CONFIGURATION = (
     "archbench.checksums",
     "archbench.hub",
     "archbench.settings",
+    "archbench.recipe_effects",
     "archbench.config",
     "archbench.fingerprint",
     "archbench.container",

@@ -190,9 +190,12 @@ def training_code(w, script="train"):
     recipe = training_of(w.model, w.dataset)
     metric = recipe.early_stopping.metric
     metrics = [] if metric == "loss" else [metric]
+    space = STUDY.tuning.space if STUDY.tuning else {}
+    searched = (space["loss"].choices or []) if "loss" in space else []
+    losses = sorted({recipe.loss, *searched})
     return fingerprint(
         script,
-        components_of(architecture=architecture(w), loss=recipe.loss, metric=metrics),
+        components_of(architecture=architecture(w), loss=losses, metric=metrics),
     )
 
 
