@@ -225,6 +225,59 @@ def test_a_gain_below_min_delta_is_none(tmp_path: Path) -> None:
     assert (result.best_epoch, len(result.history)) == (1, 3)
 
 
+@pytest.mark.parametrize(
+    "stopping",
+    [
+        {"metric": "qwk", "patience": 3},
+        {"metric": "qwk", "mode": "max", "patience": 4, "min_delta": 0.1},
+        {"metric": "loss", "mode": "min", "patience": 2, "min_delta": 0.02},
+        {"metric": "macro_mae", "patience": 3},
+    ],
+    ids=lambda stopping: f"{stopping['metric']}-{stopping.get('min_delta', 0)}",
+)
+def test_the_kept_epoch_and_the_end_follow_from_the_history(tmp_path: Path, stopping: dict[str, Any]) -> None:
+    """An independent reading of the history: first epoch that nobody beat by more than min_delta, then patience."""
+    network, data = tiny_network(), tiny_data()
+    snapshots: list[Weights] = []
+
+    def keep(_: Any) -> None:
+        snapshots.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+
+    changes = {"epochs": 25, "lr": 0.05, "schedule": "constant", "augmentation": "strong", "on_epoch": keep}
+    result = run(tmp_path / "s", network=network, data=data, early_stopping=stopping, **changes).result
+    sign = -1 if stopping["metric"] in ("loss", "macro_mae") else 1
+    values = [sign * row[f"val_{stopping['metric']}"] for row in result.history]
+    best, end = 0, len(values)
+    for epoch, value in enumerate(values):
+        if epoch and value - values[best] > stopping.get("min_delta", 0.0):
+            best = epoch
+        if epoch - best == stopping["patience"]:
+            end = epoch + 1
+            break
+    assert (result.best_epoch, len(values)) == (best + 1, end)
+    assert result.stopped_early is (end < 25)
+    assert equal(network.state_dict(), snapshots[best])
+
+
+@pytest.mark.parametrize(("factor", "epochs_without_gain", "floor"), [(0.5, 3, 0.0), (0.1, 1, 0.02), (0.3, 2, 0.2)])
+def test_the_plateau_is_torchs(tmp_path: Path, factor: float, epochs_without_gain: int, floor: float) -> None:
+    """Its scheduler, fed with the same validation values, gives the same rates; its patience tolerates one less."""
+    history = run(
+        tmp_path / "s", epochs=14, lr=0.3, schedule="plateau", step_epochs=epochs_without_gain, step_factor=factor,
+        min_lr_ratio=floor, optimizer="sgd", augmentation="strong",
+    ).result.history  # fmt: skip
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3), mode="max", factor=factor,
+        patience=epochs_without_gain - 1, threshold=0.0, threshold_mode="abs", min_lr=floor * 0.3, eps=0.0,
+    )  # fmt: skip
+    expected = []
+    for row in history:
+        expected.append(theirs.get_last_lr()[0])
+        theirs.step(row["val_qwk"])
+    assert [row["lr"] for row in history] == pytest.approx(expected)
+    assert len(set(expected)) > 2
+
+
 def test_a_loss_that_is_not_finite_names_the_remedy(tmp_path: Path) -> None:
     network = tiny_network()
     with torch.no_grad():
