@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from archbench import hub
-from archbench.recipe_effects import CACHE_KEYS, Use, search_problems
+from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
 from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS, UNGRADABLE
@@ -163,8 +163,8 @@ def parse_study(
     content = _with_presets(content)
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
-    if study is not None and not problems and study.tuning is not None:
-        problems += search_problems(study.tuning.space, _searched_uses(study), _use_problems)
+    if study is not None and not problems:
+        problems += _effect_problems(study)
     if check_packages:
         problems += _package_problems(_valid_blocks(content.get("models"), Model))
     if problems or study is None:
@@ -653,20 +653,41 @@ def _value_problem(place: str, key: str, value: Any, defaults: Any) -> str | Non
     return None
 
 
-def _searched_uses(study: Study) -> dict[str, Use]:
-    """Return the recipe of every trained model on every dataset, by the place to name in a message."""
-    uses = {}
-    for name, model in study.models.items():
-        branches = bool(ARCHITECTURES.get(model.architecture).drop_path)
-        for dataset, entry in study.datasets.items() if model.checkpoint is None else ():
-            uses[f"models.{name}" + (f" on {dataset}" if len(study.datasets) > 1 else "")] = Use(
-                recipe=study.training_of(name, dataset),
-                task=entry.task,
-                outputs=TASKS[entry.task].outputs,
-                branches=branches,
-                clahe=entry.preprocessing.clahe is not None,
-            )
-    return uses
+def _effect_problems(study: Study) -> list[str]:
+    """Keys that decide nothing, in the recipes and in the search space; trials that no recipe may have."""
+    uses = {name: _uses(study, name) for name, model in study.models.items() if model.checkpoint is None}
+    own = {name: (_own_values(study.models[name].training), list(found.values())) for name, found in uses.items()}
+    problems = idle_problems(_own_values(study.training.model_dump()), own)
+    if study.tuning is not None and not problems:
+        places = {place: use for found in uses.values() for place, use in found.items()}
+        problems += search_problems(study.tuning.space, places, _use_problems)
+    return problems
+
+
+def _uses(study: Study, name: str) -> dict[str, Use]:
+    """Return the recipe of a model on every dataset, by the place to name in a message."""
+    return {
+        f"models.{name}" + (f" on {dataset}" if len(study.datasets) > 1 else ""): Use(
+            recipe=study.training_of(name, dataset),
+            task=entry.task,
+            outputs=TASKS[entry.task].outputs,
+            branches=bool(ARCHITECTURES.get(study.models[name].architecture).drop_path),
+            clahe=entry.preprocessing.clahe is not None,
+        )
+        for dataset, entry in study.datasets.items()
+    }
+
+
+def _own_values(training: Mapping[str, Any], *, defaults: Any = None, within: str = "") -> dict[str, Any]:
+    """Return the keys of a recipe (asl.clip for nested ones) whose values are not the defaults."""
+    defaults = Training().model_dump() if defaults is None else defaults
+    values: dict[str, Any] = {}
+    for key, value in training.items():
+        if isinstance(value, Mapping):
+            values |= _own_values(value, defaults=defaults[key], within=f"{within}{key}.")
+        elif value != defaults[key]:
+            values[within + key] = value
+    return values
 
 
 def _use_problems(use: Use) -> list[str]:

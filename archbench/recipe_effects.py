@@ -77,16 +77,42 @@ CONDITIONS: dict[str, tuple[Condition, str]] = {
     ),
     "flips": (_is("augmentation", "light", "strong"), "it needs augmentation: light or strong"),
     "clahe_probability": (lambda use: use.clahe, "it needs preprocessing.clahe"),
+}
+# Keys that may stand in a recipe, but that a search has no reason to try.
+UNSEARCHED: dict[str, tuple[Condition, str]] = {
     "preset": (_never, "it only stands for other keys while a study file is read"),
     "early_stopping.mode": (_never, "it follows from the metric"),
     **dict.fromkeys(SPEED_KEYS, (_never, SPEED)),
 }
 
 
-def idle_reason(key: str, use: Use) -> str:
-    """Return why a key of `training` (asl.clip for nested ones) decides nothing in a recipe; empty if it does."""
-    condition, reason = CONDITIONS.get(key, (None, ""))
+def idle_reason(key: str, use: Use, *, searched: bool = False) -> str:
+    """Return why a key of `training` (asl.clip for nested ones) decides nothing in a recipe; empty if it does.
+
+    Args:
+        searched: Whether a search would try values of it.
+    """
+    condition, reason = (CONDITIONS | UNSEARCHED if searched else CONDITIONS).get(key, (None, ""))
     return "" if condition is None or condition(use) else reason
+
+
+def idle_problems(common: Mapping[str, Any], own: Mapping[str, tuple[Mapping[str, Any], list[Use]]]) -> list[str]:
+    """Return the keys of recipes that have a value of their own and no effect.
+
+    Args:
+        common: Keys of `training` (asl.clip for nested ones) that differ from their defaults.
+        own: Those of each model's `training`, and the places where the model is trained.
+    """
+    found = []
+    for name, (keys, uses) in own.items():
+        reasons = {key: [idle_reason(key, use) for use in uses] for key in keys}
+        idle = {key: told[0] for key, told in reasons.items() if told and all(told)}
+        found += [f"models.{name}.training.{key}: has no effect: {why}; remove it" for key, why in idle.items()]
+    for key in common:
+        told = [idle_reason(key, use) for keys, uses in own.values() if key not in keys for use in uses]
+        if told and all(told):
+            found.append(f"training.{key}: has no effect in any model: {told[0]}; remove it")
+    return found
 
 
 def trials(space: Mapping[str, SearchRange]) -> Iterator[dict[str, Any]]:
@@ -113,9 +139,9 @@ def search_problems(
             named = ", ".join(f"{key}: {chosen}" for key, chosen in value.items())
             found += [f"tuning.space: a trial of {place} with {named}: {text}" for text in problems_of(trial)[:1]]
         found += [
-            f"tuning.space.{key}: decides nothing in {place}: {idle_reason(key, use)}; remove it"
+            f"tuning.space.{key}: decides nothing in {place}: {idle_reason(key, use, searched=True)}; remove it"
             for key in space
-            if all(idle_reason(key, trial) for trial in tried)
+            if all(idle_reason(key, trial, searched=True) for trial in tried)
         ]
         found += _incomparable(space, use)
     return list(dict.fromkeys(found))

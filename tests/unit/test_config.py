@@ -50,6 +50,8 @@ OTHERS: dict[str, Any] = {
         "masks": "masks",
     },
     "marked": {"format": "phantom_chest", "task": "multilabel", "phantom": {"patients": 40}},
+    "numbers": {"format": "table", "root": "data", "csv": "t.csv", "task": "regression"},
+    "equalised": {"format": "aptos", "root": "d", "csv": "t.csv", "classes": GRADES, "preprocessing": {"clahe": 2.0}},
 }
 
 # Values for keys whose type alone doesn't say what is legal.
@@ -91,8 +93,22 @@ LEGAL: dict[str, Any] = {
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
 }
-# Keys that are legal beside others alone.
-COMPANIONS: dict[str, dict[str, Any]] = {"unfreeze": {"freeze_epochs": 1}}
+# Training keys that are legal, or do something, beside others alone, or for one task alone (`data`).
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "unfreeze": {"freeze_epochs": 1},
+    "unfreeze_every": {"freeze_epochs": 1, "unfreeze": "progressive"},
+    "momentum": {"optimizer": "sgd"},
+    "step_epochs": {"schedule": "step"},
+    "step_factor": {"schedule": "plateau"},
+    "focal_gamma": {"loss": "focal"},
+    "focal_alpha": {"loss": "focal", "data": "marked"},
+    "gamma_negative": {"loss": "asl", "data": "marked"},
+    "gamma_positive": {"loss": "asl", "data": "marked"},
+    "clip": {"loss": "asl", "data": "marked"},
+    "huber_delta": {"loss": "huber", "data": "numbers"},
+    "ungradable_weight": {"data": "zones"},
+    "clahe_probability": {"data": "equalised"},
+}
 
 
 def base(**changes: Any) -> dict[str, Any]:
@@ -193,8 +209,8 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
     value = another_value(".".join(path), field.annotation, follow(before, path))
     assert value != follow(before, path)
     changed = base(**copy.deepcopy(others), **{"__".join(path): value})
-    for key, companion in COMPANIONS.get(path[-1], {}).items():
-        changed["training"][key] = companion
+    if path[0] == "training":
+        accompany(changed, path[-1], changed["training"])
     if path[-1] == "drop_path":  # the plain CNN has no branches
         changed["models"]["small"]["architecture"] = "resnet18"
     if path[-1] == "format":
@@ -202,6 +218,39 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
     after = parse(changed)
     assert follow(after, path) == value
     assert after.hash != before.hash
+
+
+def accompany(content: dict[str, Any], key: str, training: dict[str, Any]) -> str:
+    """Add to a recipe what a key needs beside it, and give it data on which it does something; return their name."""
+    companions = dict(COMPANIONS.get(key, {}))
+    data = companions.pop("data", None)
+    if data:
+        content["datasets"] = {data: copy.deepcopy(OTHERS[data])}
+    training.update(companions)
+    return data or "drawn"
+
+
+@pytest.mark.parametrize("key", COMPANIONS)
+@pytest.mark.parametrize("place", ["training", "models.small.training"])
+def test_a_training_key_without_effect_is_refused(key: str, place: str) -> None:
+    """Fault of S2: settings were accepted and ignored."""
+    path = next(path for path, _ in TRAINING_KEYS if path[-1] == key)
+    field = next(field for path, field in TRAINING_KEYS if path[-1] == key)
+    default = follow(parse(base()).training, path)
+    content = base()
+    block = follow(content, tuple(place.split("."))[:-1]).setdefault("training", {})
+    for part in path[:-1]:
+        block = block.setdefault(part, {})
+    block[key] = another_value("training." + ".".join(path), field.annotation, default)
+    problem = problems_of(content)[0]
+    assert problem.startswith((f"{place}.{'.'.join(path)}: has no effect", f"{place}.unfreeze: progressive needs"))
+
+
+def test_a_common_key_needs_one_model_that_uses_it() -> None:
+    content = base(training__focal_gamma=3.0)
+    assert "training.focal_gamma: has no effect in any model: the loss doesn't look at it" in only_problem(content)
+    content["models"]["other"] = {"architecture": "custom1", "training": {"loss": "focal"}}
+    parse(content)
 
 
 def test_the_walk_reaches_every_block() -> None:
@@ -232,11 +281,11 @@ def test_a_model_overrides_every_training_key(path: tuple[str, ...], field: Any)
         assert study.training_of("small", "drawn").early_stopping.mode == "min"
         return
     content = base(**{"__".join(("models", "small", "training", *path)): value})
-    content["models"]["small"]["training"].update(COMPANIONS.get(path[-1], {}))
+    data = accompany(content, path[-1], content["models"]["small"]["training"])
     if path[-1] == "drop_path":
         content["models"]["small"]["architecture"] = "resnet18"
     study = parse(content)
-    assert follow(study.training_of("small", "drawn"), path) == value
+    assert follow(study.training_of("small", data), path) == value
     assert follow(study.training, path) == follow(parse(base()).training, path)  # the default is left alone
 
 
