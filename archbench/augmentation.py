@@ -80,8 +80,20 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
         torch.stack([vertical * zoom * angle.sin(), vertical * zoom * angle.cos(), shift_y], dim=1),
     ]
     matrices = torch.stack(rows, dim=1).to(images.device)
-    grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
+    grid = _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+    """Return where each pixel is taken from, shape (B, H, W, 2), of matrices (B, 2, 3).
+
+    torch's affine_grid multiplies every pixel's place by the matrix; here its row's and its column's part are added.
+    """
+    rows, columns = (
+        (torch.arange(n, device=matrices.device, dtype=matrices.dtype) * 2 + 1) / n - 1 for n in (height, width)
+    )
+    of_row = rows.view(1, -1, 1, 1) * matrices[:, None, None, :, 1] + matrices[:, None, None, :, 2]
+    return of_row + columns.view(1, 1, -1, 1) * matrices[:, None, None, :, 0]
 
 
 def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:

@@ -51,6 +51,8 @@ def clip_gradients(parameters: Sequence[torch.nn.Parameter], limit: float) -> No
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if norm.device.type == "cpu" and norm <= limit:
+            return  # a GPU would have to be waited for
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archbench.augmentation import STRENGTHS, augment
+from archbench.augmentation import STRENGTHS, _affine_grid, _recolour, augment
 
 SIDE = 48
 
@@ -117,6 +117,26 @@ def test_strong_blanks_a_rectangle_in_about_a_quarter() -> None:
     share = float((middle == 0).flatten(1).any(dim=1).float().mean())
     assert 0.08 < share < 0.35
     assert STRENGTHS["light"].erase == 0
+
+
+@pytest.mark.parametrize("size", [(7, 7), (6, 11)])
+def test_the_grid_is_torchs(size: tuple[int, int]) -> None:
+    matrices = torch.randn(5, 2, 3, generator=generator())
+    theirs = torch.nn.functional.affine_grid(matrices, [5, 3, *size], align_corners=False)
+    torch.testing.assert_close(_affine_grid(matrices, height=size[0], width=size[1]), theirs)
+
+
+def test_the_colour_step_by_hand() -> None:
+    """Each image about its own mean; the numbers are drawn in the order brightness, contrast, saturation."""
+    bounds, images = STRENGTHS["strong"], noise()
+    drawn, limits = generator(), (bounds.brightness, bounds.contrast, bounds.saturation)
+    factors = [1 + (2 * torch.rand(len(images), generator=drawn) - 1) * limit for limit in limits]
+    brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    expected = (images - mean) * contrast + mean * brightness
+    gray = expected.mean(dim=1, keepdim=True)
+    expected = (gray + (expected - gray) * saturation).clamp(0, 255)
+    torch.testing.assert_close(_recolour(images.clone(), bounds, generator()), expected, atol=1e-3, rtol=0)
 
 
 def test_unknown_strength_is_an_error() -> None:
