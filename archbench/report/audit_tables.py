@@ -48,17 +48,17 @@ def _count(value: Any) -> Cell:
 
 def _class_count_table(dataset: DatasetResult, audit: dict[str, Any]) -> Table:
     total = sum(row["n_cases"] for row in audit["classes"]) or 1
-    rows = [
-        [
-            Cell(row["name"], row["name"]),
-            _count(row["n_cases"]),
-            Cell(format_share(row["n_cases"] / total), row["n_cases"]),
-            _count(row["n_patients"]),
-        ]
-        for row in audit["classes"]
-    ]
+    # A case may have several labels, so a label's share is that of the cases in which it is known.
+    known = {row["name"]: row["n_positive"] + row["n_negative"] for row in audit.get("labels") or []}
+    rows = []
+    for row in audit["classes"]:
+        share = row["n_cases"] / (known.get(row["name"], total) or 1)
+        shown = Cell(format_share(share), share)
+        rows.append([Cell(row["name"], row["name"]), _count(row["n_cases"]), shown, _count(row["n_patients"])])
     columns = [Column("Class", numeric=False), Column("Cases"), Column("Share"), Column("Patients")]
-    counted = {"labels": "positive cases and patients per label; a case may have several."}
+    counted = {
+        "labels": "positive cases, their share of the known ones, and patients per label; a case may have several."
+    }
     counted["zones"] = "zones of each grade, and patients that have one."
     text = counted.get(dataset.outputs, "cases and patients per class; a patient may be in several.")
     return Table(f"class-counts-{dataset.name}", caption(dataset, text), columns, rows, compact=True)

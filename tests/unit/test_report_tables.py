@@ -15,10 +15,11 @@ from report_fixtures import MODELS, SyntheticStudy, write_study
 from sklearn.metrics import precision_recall_curve
 
 from archbench.artifacts import read_json, write_json
-from archbench.report.collect import StudyResult, collect_study
+from archbench.report.audit_tables import audit_tables
+from archbench.report.collect import DatasetResult, StudyResult, collect_study
 from archbench.report.curves import precision_at_recall
 from archbench.report.figures import line_styles, wrap
-from archbench.report.labels import format_count, format_si, format_value, verdict_against_best
+from archbench.report.labels import format_count, format_share, format_si, format_value, verdict_against_best
 from archbench.report.logs import find_failure_log, read_tail
 from archbench.report.notices import warnings_of
 from archbench.report.pareto_figure import Point, pareto_front
@@ -260,3 +261,21 @@ def test_wrap_loses_no_letter() -> None:
     name = "vit_base_patch16_224.augreg_in1k_long"
     assert wrap(name, 12).replace("\n", "") == name
     assert max(len(line) for line in wrap(name, 12).split("\n")) <= 12
+
+
+def test_the_share_of_a_label_is_that_of_the_cases_in_which_it_is_known() -> None:
+    """It was its share of all positives: of two labels that every case has, half each."""
+    labels = [("Edema", 6, 4, 0), ("Fracture", 6, 2, 2)]
+    audit = {
+        "classes": [{"name": name, "n_cases": positive, "n_patients": 3} for name, positive, _, _ in labels],
+        "labels": [
+            {"name": n, "n_positive": p, "n_negative": q, "n_unknown": u, "n_positive_patients": 3}
+            for n, p, q, u in labels
+        ],
+    }
+    dataset = DatasetResult(
+        name="chest", entry={"task": "multilabel"}, models=(), audit=audit, comparison=None, timing=None,
+        same_cases=False, confidence=0.95, missing={},
+    )  # fmt: skip
+    table = next(table for table in audit_tables(dataset) if table.identifier == "class-counts-chest")
+    assert [(row[2].text, row[2].sort) for row in table.rows] == [(format_share(0.6), 0.6), (format_share(0.75), 0.75)]
