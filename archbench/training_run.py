@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from archbench import devices
 from archbench.cases import Cases, Part
@@ -54,6 +56,7 @@ def run_training(
     dtype = devices.resolve_precision(job.recipe.precision, device)
     network, report = start_network(job, cases)
     data = training_data(job.dataset.task, cases, parts)
+    print(_start_line(job, data, device, dtype), file=sys.stderr, flush=True)
     trained: NormalizedNetwork | FeatureHead = network
     if features:
         arrays = open_features(features, n_images=len(cases.cache.images))
@@ -75,6 +78,14 @@ def run_training(
     precision = str(dtype).removeprefix("torch.")
     loaded = None if report is None else report.summary()
     return Trained(network, result, devices.device_name(device), precision, loaded, devices.peak_memory_mib(device))
+
+
+def _start_line(job: Job, data: TrainingData, device: torch.device, dtype: torch.dtype) -> str:
+    mixed = f"on ({str(dtype).removeprefix('torch.')})" if dtype != torch.float32 else "off"
+    return (
+        f"{job.model.architecture} at {job.network['image_size']} px on {devices.device_name(device)}, mixed precision "
+        f"{mixed}, {len(data.train_rows)} training and {len(data.val_rows)} validation images"
+    )
 
 
 def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> TrainingData:

@@ -107,6 +107,21 @@ def test_the_feature_cache_is_found_by_content(tmp_path: Path, capsys: pytest.Ca
     assert len(list((tmp_path / "shared").glob("*.npy"))) == 2
 
 
+@pytest.mark.parametrize(("precision", "told"), [("auto", "off"), ("bf16", "on (bfloat16)")])
+def test_the_log_says_what_is_trained_and_whether_in_mixed_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, told: str
+) -> None:
+    """Asked for by S1; on a CPU `auto` falls back to full precision."""
+    desk = Desk(tmp_path, training={"epochs": 1, "precision": precision}, compute={"device": "cpu"})
+    desk.train("run")
+    cases = make_cases(tmp_path / "again")
+    sizes = [int((~np.isnan(cases.part(0, part).targets).all(axis=1)).sum()) for part in ("train", "val")]
+    assert (
+        f"custom1 at {SIDE} px on cpu, mixed precision {told}, {sizes[0]} training and {sizes[1]} validation images"
+        in capsys.readouterr().err
+    )
+
+
 def tuning(**changes: Any) -> dict[str, Any]:
     space = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"choices": [0.0, 0.1]}}
     return {"trials": 4, "pruner": "none", "space": space, **changes}
