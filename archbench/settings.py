@@ -270,7 +270,7 @@ class Model(Settings):
     weights: str = Field(
         "none",
         description="Start: none, imagenet (timm's), hub (the architecture's own repository), package, "
-        "package:<name>, or file:<path> (safetensors, or a checkpoint of tensors alone).",
+        "package:<name>, or file:<path> (safetensors, the index of several, or a checkpoint of tensors alone).",
     )
     image_size: int | None = Field(None, ge=16, le=2048, description="Side of the input; default: the architecture's.")
     checkpoint: str | None = Field(None, description="Weights to evaluate without training (safetensors or .pth).")
