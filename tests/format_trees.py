@@ -119,13 +119,17 @@ def write_source(folder: Path, dataset: dict) -> None:
 
 
 def write_grades(folder: Path, dataset: dict, n: int = 40) -> None:
-    """Write noise pictures of two per patient with the columns that a dataset of grades names."""
+    """Write noise pictures of two per patient with the columns that a dataset of grades names, or all of `dr_folds`."""
     rng = np.random.default_rng(0)
     columns = dataset.get("columns") or {"image": "image_path", "patient": "patient_id", "label": "label"}
     rows = []
     for k in range(n):
         cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
-        rows.append({columns["image"]: f"{k}.png", columns["patient"]: f"p{k // 2}", columns["label"]: k % 5})
+        row = {columns["image"]: f"{k}.png", columns["patient"]: f"p{k // 2}", columns["label"]: k // 2 % 5}
+        if dataset["format"] == "dr_folds":
+            own = {"dataset": "aptos", "split": ("train", "val")[k % 8 == 0], "id_code": f"c{k}", "eye": "LR"[k % 2]}
+            row = {**own, **row, "width": 40, "height": 40, "is_valid": "True"}
+        rows.append(row)
     _write(folder / dataset["csv"], rows, delimiter=",")
 
 
