@@ -91,3 +91,25 @@ def test_a_regression_runs(workflow):
     assert metrics["metrics"]["rmse"]["value"] >= metrics["metrics"]["mae"]["value"] > 0
     decision = json.loads((workflow.folder / "results/heart/d/ensemble/decision.json").read_text())
     assert [c["name"].removeprefix("best base ") for c in decision["candidates"]][1:] == ["mean"]
+
+
+def test_a_search_and_a_final_model_by_their_rules(workflow):
+    (workflow.folder / "own.yaml").write_text(
+        "study: searched\ndatasets: {d: {format: phantom, classes: [a, b, c, d, e], phantom: {patients: 40, "
+        "image_size: 64}}}\nprotocol: {kind: holdout}\ntraining: {epochs: 2, lr: 1.0e-3}\n"
+        "models: {a: {architecture: custom1, image_size: 32}}\n"
+        "tuning: {trials: 2, workers: 2, space: {lr: {low: 1.0e-4, high: 1.0e-2, log: true}, loss: {choices: "
+        "[weighted_cross_entropy, focal]}}}\n"
+    )
+    targets = ("tune", "final_model", "--cores", "2", "--configfile", "own.yaml")
+    workflow.snakemake(*targets)
+    model = workflow.folder / "results/searched/d/a"
+    found = json.loads((model / "tuning/fold0.json").read_text())
+    assert found["trials_run"] == 2 and (model / "tuning/fold0.png").is_file()
+    fold = json.loads((model / "fold0-seed42/settings.json").read_text())
+    final = json.loads((model / "final/settings.json").read_text())
+    for settings in (fold, final):
+        assert settings["training"]["lr"] == found["training"]["lr"]
+        assert settings["training"]["loss"] == found["training"]["loss"]
+    assert fold["tuned"] is True and final["evaluated"] is False and final["epochs"] == fold["best_epoch"]
+    assert workflow.planned("tune", "final_model", "--configfile", "own.yaml") == {}
