@@ -73,14 +73,15 @@ def test_threads_are_those_of_the_job() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has the switch")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
-    """Pages that the system maps anew while the same tensors come and go, after the first time."""
+    """Pages that the system maps anew while the same tensors come and go, after the first few times."""
 
     def faults(first: str) -> int:
         code = (
             f"import resource, torch; from archbench.devices import keep_freed_memory; {first}\n"
-            "def step(): return [torch.ones(n << 18) for n in (1, 40, 3, 90)]  # MiB\n"
+            "def step(): return [torch.ones(n << 18) for n in (1, 20, 3, 45)]  # MiB\n"
             "def count(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-            "step(); before = count()\n"
+            "for _ in range(8): step()  # until the heap's holes are large enough\n"
+            "before = count()\n"
             "for _ in range(3): step()\n"
             "print(count() - before)"
         )
