@@ -9,7 +9,7 @@ IMAGE_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-architectures test-slurm system-slurm lint format architectures docs
+.PHONY: help setup setup-dev run leaderboard test test-architectures test-slurm system-slurm lint format architectures docs
 .PHONY: image image-docker test-container system-apptainer system-containers clean clean-all
 
 help:  ## list the targets
@@ -73,6 +73,9 @@ system-apptainer:  ## install Apptainer with what it needs (Debian, as root)
 # mmdebstrap: draws a Debian base image where no registry can be reached; buildah: builds containers/Dockerfile
 system-containers: system-apptainer  ## the same and what test-container needs beside it (Debian, as root)
 	apt-get -qq install --yes --no-install-recommends mmdebstrap buildah
+
+leaderboard: setup  ## rank all finished studies (results/leaderboard/runs.html)
+	@python scripts/leaderboard.py runs
 
 architectures: setup  ## print the table of architectures
 	@python scripts/architectures.py

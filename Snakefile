@@ -49,6 +49,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/deployment.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/leaderboard.smk"
 
 
 localrules:
@@ -59,6 +60,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
+        [f"{RESULTS}/leaderboard.json"] if STUDY.leaderboard.database else [],
 
 
 onsuccess:

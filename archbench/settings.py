@@ -385,6 +385,38 @@ class Compute(Settings):
     )
 
 
+class HubBoard(Settings):
+    """What the leaderboard of the Hugging Face hub asks for (scripts/leaderboard.py hub)."""
+
+    tasks: list[str] = Field(
+        default=["image-classification", "image-segmentation", "image-feature-extraction"],
+        min_length=1,
+        description="Tasks of the hub; each has its own table.",
+    )
+    tags: list[str] = Field(
+        default=["medical", "medical-imaging", "radiology", "chest-x-ray", "pathology"],
+        description="Tags, of which a model has at least one.",
+    )
+    searches: list[str] = Field(
+        default_factory=list, description="Words in a model's name; what they find joins the tags' models."
+    )
+    licences: list[str] = Field(default_factory=list, description="Licences to keep, such as mit; empty: all.")
+    min_downloads: int = Field(1000, ge=0, description="Downloads in 30 days from which a model is recommended.")
+    recommendations: int = Field(5, ge=0, description="Recommendations per task at most.")
+    limit: int = Field(50, ge=1, le=1000, description="Models asked for per question, most downloaded first.")
+    cache_hours: float = Field(24.0, ge=0, description="Hours for which an answer of the hub is used again.")
+
+
+class Leaderboard(Settings):
+    """The memory of finished studies, and the board of the hub."""
+
+    database: str | Literal[False] = Field(
+        "results/archbench.sqlite",
+        description="SQLite file that every finished study is added to, relative to the working directory; off: none.",
+    )
+    hub: HubBoard = Field(default_factory=HubBoard)
+
+
 class StudySections(Settings):
     """Sections of a study file beside `study`, `datasets` and `models`."""
 
@@ -398,6 +430,7 @@ class StudySections(Settings):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     audit: Audit = Field(default_factory=Audit)
     compute: Compute = Field(default_factory=Compute)
+    leaderboard: Leaderboard = Field(default_factory=Leaderboard)
 
 
 class StudyFile(StudySections):

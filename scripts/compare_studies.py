@@ -16,14 +16,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from archbench.artifacts import read_json, read_predictions, write_json, write_text
-from archbench.case_comparison import as_rows, case_changes, pair_tables
+from archbench.case_comparison import as_rows, case_changes
 from archbench.command_line import run
-from archbench.comparison import compare, verdict
 from archbench.config import load_study
-from archbench.statistics import holm
+from archbench.leaderboard.versus import judge, paired_difference
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -101,12 +98,10 @@ def evaluated(folder: Path) -> list[tuple[str, str]]:
 
 def compare_pair(before: Path, after: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The paired difference of one model, and its changed cases."""
-    primary = read_json(before / "metrics.json")["primary"]
     tables = [read_predictions(folder / "predictions.parquet") for folder in (before, after)]
-    first, second, notes = pair_tables(*tables)
-    found = compare(
-        {"before": first, "after": second},
-        primary=primary,
+    row, first, second = paired_difference(
+        *tables,
+        primary=read_json(before / "metrics.json")["primary"],
         resamples=args.resamples,
         confidence=args.confidence,
         seed=args.seed,
@@ -114,50 +109,7 @@ def compare_pair(before: Path, after: Path, args: argparse.Namespace) -> tuple[d
         clinical_cut=args.clinical_cut,
     )
     changed, outcomes = case_changes(first, second) if len(first.labels) == 1 else ([], None)
-    values = {model["model"]: model["value"] for model in found["models"]}
-    pair = found["pairs"][0]
-    row = {
-        "primary": primary,
-        "greater_is_better": found["greater_is_better"],
-        "delta": found["delta"],
-        "value_before": values["before"],
-        "value_after": values["after"],
-        **after_minus_before(pair),
-        "p": pair["p"],
-        "outcomes": outcomes,
-        "notes": [*notes, *found["warnings"]],
-    }
-    return row, as_rows(changed)
-
-
-def after_minus_before(pair: dict[str, Any]) -> dict[str, float | None]:
-    """A pair's difference and intervals, signed as second study minus first."""
-    names = ("difference", "low", "high", "low90", "high90")
-    if pair["a"] == "after":
-        return {name: pair[name] for name in names}
-    turned = {name: None if pair[name] is None else -pair[name] for name in names}
-    return {
-        "difference": turned["difference"],
-        "low": turned["high"],
-        "high": turned["low"],
-        "low90": turned["high90"],
-        "high90": turned["low90"],
-    }
-
-
-def judge(rows: list[dict[str, Any]], confidence: float) -> None:
-    """Correct the p values over all pairs and put each difference into words."""
-    corrected = holm(np.array([np.nan if row["p"] is None else row["p"] for row in rows]))
-    for row, p in zip(rows, corrected, strict=True):
-        row["p_holm"] = None if np.isnan(p) else float(p)
-        if row["difference"] is None or row["low90"] is None:
-            row["verdict"] = "inconclusive"
-            continue
-        sign = 1.0 if row["greater_is_better"] else -1.0
-        low, high = sorted((sign * row["low90"], sign * row["high90"]))
-        row["verdict"] = verdict(
-            gain=sign * row["difference"], significant=bool(p < 1 - confidence), inner=(low, high), delta=row["delta"]
-        )
+    return {**row, "outcomes": outcomes}, as_rows(changed)
 
 
 def to_csv(changes: list[dict[str, Any]]) -> str:

@@ -92,6 +92,8 @@ LEGAL: dict[str, Any] = {
     "inference.batch_sizes": [2],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
+    "leaderboard.database": "elsewhere.sqlite",
+    **{f"leaderboard.hub.{key}": ["other"] for key in ("tasks", "tags", "searches", "licences")},
 }
 # Training keys that are legal, or do something, beside others alone, or for one task alone (`data`).
 COMPANIONS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.workflow
 
-EVALUATED_AGAIN = {"all", "assemble_report"}
+EVALUATED_AGAIN = {"all", "assemble_report", "add_to_leaderboard"}
 
 
 def test_all_outputs_are_there(finished):
