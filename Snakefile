@@ -71,4 +71,5 @@ onsuccess:
 
 
 onerror:
-    shell(partial_report_command())
+    if not only_boards_asked_for():
+        shell(partial_report_command())

@@ -19,14 +19,14 @@ from archbench.command_line import run
 from archbench.config import load_study
 from archbench.hub import is_offline
 from archbench.leaderboard import BOARDS, HUB_CACHE
-from archbench.leaderboard.board_page import render_board
+from archbench.leaderboard.board_page import render_board, terminal_text
 from archbench.leaderboard.database import add_runs, open_database, read_runs
 from archbench.leaderboard.exchange import export_runs, import_runs, read_key
 from archbench.leaderboard.hub_board import build_board, hub_document, hub_markdown, hub_page, questions_of
 from archbench.leaderboard.hub_cache import AnswerCache, answer_to
 from archbench.leaderboard.hub_models import Wanted
 from archbench.leaderboard.hub_query import Patience, hub_client, hub_endpoint
-from archbench.leaderboard.ranking import Testing, rank_runs
+from archbench.leaderboard.ranking import PairTesting, rank_runs
 from archbench.leaderboard.run_board import run_document, run_markdown, run_page
 from archbench.leaderboard.study_runs import runs_of
 from archbench.settings import Leaderboard
@@ -144,13 +144,13 @@ def rank(args: argparse.Namespace) -> int:
     keys = (b"", read_key(args.key_file)) if args.key_file else (b"",)
     with open_database(args.database) as connection:
         found = [entry for entry in read_runs(connection, wanted(args)) if not (args.no_phantom and entry.phantom)]
-    groups = rank_runs(found, Testing(resamples=args.resamples, confidence=args.confidence, keys=keys))
+    groups = rank_runs(found, PairTesting(resamples=args.resamples, confidence=args.confidence, keys=keys))
     name = args.database.as_posix()
     write_json(args.output_dir / "runs.json", run_document(groups, database=name))
     text = run_markdown(groups, database=name)
     write_text(args.output_dir / "runs.md", text)
     write_text(args.output_dir / "runs.html", render_board(run_page(groups, database=name)))
-    print(f"{text}\nPage: {args.output_dir / 'runs.html'}")
+    print(f"{terminal_text(text)}\nPage: {args.output_dir / 'runs.html'}")
     return 0
 
 
@@ -232,7 +232,7 @@ def look_at_hub(args: argparse.Namespace) -> int:
     write_json(args.output_dir / "hub.json", hub_document(board))
     write_text(args.output_dir / "hub.md", text)
     write_text(args.output_dir / "hub.html", render_board(hub_page(board)))
-    print(f"{text}\nPage: {args.output_dir / 'hub.html'}")
+    print(f"{terminal_text(text)}\nPage: {args.output_dir / 'hub.html'}")
     return 0
 
 

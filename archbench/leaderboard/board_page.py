@@ -85,8 +85,13 @@ def _asset(shared: str, own: str) -> Any:
 
 def markdown_text(text: str) -> str:
     """Return text that stays text in a Markdown table: no markup, no HTML, no line of its own."""
-    flat = " ".join(str(text).split())
+    flat = "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
     return re.sub(r"([\\`*_{}\[\]<>|#~!])", r"\\\1", flat)
+
+
+def terminal_text(markdown: str) -> str:
+    """Return Markdown as a terminal shows it: without the backslashes that keep text from being markup."""
+    return re.sub(r"\\(.)", r"\1", markdown)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -125,7 +125,7 @@ def headline(board: TaskBoard, min_downloads: int) -> str:
     if not board.recommended:
         return f"None is recommended: no usable model has {min_downloads:,} downloads in 30 days."
     names = [f"{model['id']} ({model['downloads']:,} downloads, {model['licence']})" for model in board.recommended]
-    return f"Most used and free to try: {', '.join(names)}."
+    return f"Most downloaded with a stated licence, which is to be read: {', '.join(names)}."
 
 
 def snippet(board: HubBoard) -> str:
@@ -184,10 +184,10 @@ def _row(model: dict[str, Any], place: int | None) -> list[Cell]:
         ),
         _count(model["downloads"]),
         _count(model["likes"]),
-        _words(model["licence"]),
+        _words(model["licence"], "licence"),
         number_cell(size, "" if size is None else f"{size:,.1f}", reason=f"size {UNSTATED}"),
         number_cell(millions, "" if millions is None else f"{millions:,.1f}", reason=f"parameters {UNSTATED}"),
-        _words(model["library"]),
+        _words(model["library"], "library"),
         undefined_cell(f"day {UNSTATED}") if changed is None else Cell(text=changed[:10], sort=changed),
     ]
 
@@ -196,8 +196,8 @@ def _count(value: int | None) -> Cell:
     return number_cell(value, "" if value is None else f"{value:,}", reason=f"count {UNSTATED}")
 
 
-def _words(text: str | None) -> Cell:
-    return Cell(text=text, sort=text.lower()) if text else undefined_cell(UNSTATED)
+def _words(text: str | None, what: str) -> Cell:
+    return Cell(text=text, sort=text.lower()) if text else undefined_cell(f"{what} {UNSTATED}")
 
 
 def hub_document(board: HubBoard) -> dict[str, Any]:

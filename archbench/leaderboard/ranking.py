@@ -22,7 +22,7 @@ ABOUT_THE_OTHER = {
 
 
 @dataclass(frozen=True)
-class Testing:
+class PairTesting:
     """How runs are compared.
 
     Attributes:
@@ -52,7 +52,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs on the same cases of a dataset, best first, and what the newest study brought."""
+    """Runs on the same cases of a dataset, best first, and what the newest study brought.
+
+    Attributes:
+        versions: Of the dataset, each with other cases or targets and a group of its own.
+    """
 
     dataset: str
     task: str
@@ -60,6 +64,7 @@ class Group:
     greater_is_better: bool
     data_hash: str
     ranked: list[Ranked]
+    versions: int = 1
     news: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -69,7 +74,7 @@ class Group:
         return any(entry.run.phantom for entry in self.ranked)
 
 
-def rank_runs(runs: Sequence[Run], testing: Testing) -> list[Group]:
+def rank_runs(runs: Sequence[Run], testing: PairTesting) -> list[Group]:
     """Group runs by dataset, task and cases, and rank each group by its primary metric; nothing else counts.
 
     Args:
@@ -85,7 +90,7 @@ def rank_runs(runs: Sequence[Run], testing: Testing) -> list[Group]:
     return [_group(key, found[key], runs, testing) for key in keys]
 
 
-def _group(key: tuple[str, str, str, str], members: list[Run], runs: Sequence[Run], testing: Testing) -> Group:
+def _group(key: tuple[str, str, str, str], members: list[Run], runs: Sequence[Run], testing: PairTesting) -> Group:
     dataset, task, primary, data = key
     greater = METRICS.get(primary).greater_is_better
     ordered = sorted(members, key=lambda run: _order(run, greater))
@@ -97,6 +102,7 @@ def _group(key: tuple[str, str, str, str], members: list[Run], runs: Sequence[Ru
         greater_is_better=greater,
         data_hash=data,
         ranked=_ranked(ordered, greater, testing),
+        versions=len(versions),
         news=newest_against_before(
             [run for run in runs if (run.dataset, run.task) == (dataset, task)], members[-1], testing
         ),
@@ -110,7 +116,7 @@ def _order(run: Run, greater: bool) -> tuple[float, str, str]:
     return sort, run.added_at, run.id
 
 
-def _ranked(ordered: list[Run], greater: bool, testing: Testing) -> list[Ranked]:
+def _ranked(ordered: list[Run], greater: bool, testing: PairTesting) -> list[Ranked]:
     values = [run.primary["value"] for run in ordered]
     ranks = [None if value is None else 1 + values.index(value) for value in values]
     against: list[dict[str, Any] | None] = [None] * len(ordered)
@@ -121,7 +127,7 @@ def _ranked(ordered: list[Run], greater: bool, testing: Testing) -> list[Ranked]
     return [Ranked(run, rank, row) for run, rank, row in zip(ordered, ranks, against, strict=True)]
 
 
-def _compared(before: Run, after: Run, testing: Testing) -> dict[str, Any]:
+def _compared(before: Run, after: Run, testing: PairTesting) -> dict[str, Any]:
     print(f"{before.dataset}: {after.name} against {before.name}", file=sys.stderr)
     return compare_runs(
         before, after, resamples=testing.resamples, confidence=testing.confidence, keys=tuple(testing.keys)
@@ -135,7 +141,7 @@ def judge_known(rows: Sequence[dict[str, Any]], confidence: float) -> None:
         judge(known, confidence)
 
 
-def newest_against_before(runs: Sequence[Run], newest: Run, testing: Testing) -> dict[str, Any] | None:
+def newest_against_before(runs: Sequence[Run], newest: Run, testing: PairTesting) -> dict[str, Any] | None:
     """Compare the best of the newest study of a group with the best that came before it.
 
     Args:

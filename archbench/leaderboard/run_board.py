@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archbench.leaderboard.board_page import BoardPage, BoardSection, markdown_table, markdown_text
 from archbench.leaderboard.ranking import ABOUT_THE_OTHER, Group, Ranked
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
-from archbench.report.labels import format_interval, format_value, metric_label
+from archbench.report.labels import format_value, metric_label
 
 TONES = {"worse": "bad", "worse but trivially": "even", "equivalent": "even", "not told apart": "open"}
 FILTERS = ("Dataset", "Study", "Made by")
@@ -55,7 +55,7 @@ def _section(k: int, group: Group) -> BoardSection:
     ]
     return BoardSection(
         identifier=f"group-{k}",
-        title=f"{group.dataset}: {group.task}",
+        title=f"{group.dataset}: {group.task}" + (f", data {group.data_hash[:6]}" if group.versions > 1 else ""),
         paragraphs=[headline(group), *filter(None, [news(group)])],
         notices=group.notes,
         table=Table(
@@ -138,6 +138,11 @@ def _signed(value: float) -> str:
     return ("0.000" if not float(text) else text).replace("-", "−")
 
 
+def _interval_words(record: Mapping[str, Any]) -> str:
+    value, ends = format_value(record["value"]), (record["low"], record["high"])
+    return value if None in ends else f"{value} ({format_value(ends[0])} to {format_value(ends[1])})"
+
+
 def headline(group: Group) -> str:
     """The first of a group in one sentence."""
     first, label = group.ranked[0].run, metric_label(group.primary)
@@ -148,7 +153,7 @@ def headline(group: Group) -> str:
         ABOUT_THE_OTHER[entry.against_first["verdict"]].startswith("worse") for entry in others if entry.against_first
     )
     told = f" It is better than {beaten} of the {len(others)} others with statistical support." if others else ""
-    return f"First: {first.name}, {label.short} {format_interval(first.primary)}.{told}"
+    return f"First: {first.name}, {label.short} {_interval_words(first.primary)}.{told}"
 
 
 def news(group: Group) -> str:
@@ -210,7 +215,7 @@ def run_markdown(groups: Sequence[Group], *, database: str) -> str:
                 "–" if entry.rank is None else str(entry.rank),
                 entry.run.model,
                 entry.run.study + (f" ({entry.run.site})" if entry.run.site else ""),
-                format_interval(entry.run.primary),
+                _interval_words(entry.run.primary),
                 " ".join(filter(None, [(cell := _against(entry)).text, cell.sub or cell.reason or ""])),
                 entry.run.added_at[:10],
             ]

@@ -28,6 +28,8 @@ def test_all_outputs_are_there(finished):
             assert (folder / "fold1-seed3" / name).is_file(), name
     assert {p.name for p in (study / "phantom" / "ensemble").iterdir()} >= {"decision.json", "metrics.json"}
     assert (study / "phantom" / "timing.parquet").is_file()
+    assert json.loads((study / "leaderboard.json").read_text())["new"] == 3, "the study is remembered"
+    assert (finished.folder / "results" / "archbench.sqlite").is_file()
     assert (study / "phantom" / "comparison.json").is_file()
 
 
@@ -89,6 +91,18 @@ def test_a_new_model_leaves_the_others_alone(edited):
 def test_more_seeds_keep_the_first(edited):
     edited.edit("config/config.yaml", "seeds: [3]", "seeds: [3, 4]")
     assert edited.planned()["train"] == 4
+
+
+def test_the_leaderboard_of_the_study(finished):
+    said = finished.snakemake("--cores", "1", "leaderboard").stdout
+    assert "Leaderboard of finished studies" in said
+    page = (finished.folder / "results/leaderboard/runs.html").read_text()
+    assert all(name in page for name in ("custom1", "resnet18", "ensemble"))
+
+
+def test_a_study_may_stay_out_of_the_database(edited):
+    edited.edit("config/config.yaml", "explain: {cases: 4}", "explain: {cases: 4}\nleaderboard: {database: off}")
+    assert "add_to_leaderboard" not in edited.planned("--forcerun", "assemble_report")
 
 
 def test_the_snakemake_report(finished):
