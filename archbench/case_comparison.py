@@ -62,7 +62,11 @@ def pair_tables(before: Predictions, after: Predictions) -> tuple[Predictions, P
     if len(first) != len(second) or not np.array_equal(first.case_id, second.case_id):
         raise ValueError("some shared cases lack a prediction of some seed; finish both studies first")
     for field, words in (("patient_id", "patient"), ("targets", "target")):
-        differs = np.asarray(getattr(first, field) != getattr(second, field)).reshape(len(first), -1).any(axis=1)
+        ours, theirs = getattr(first, field), getattr(second, field)
+        differs = ours != theirs
+        if field == "targets":  # unknown in both is no difference
+            differs &= ~(np.isnan(ours) & np.isnan(theirs))
+        differs = np.asarray(differs).reshape(len(first), -1).any(axis=1)
         if differs.any():
             names = np.unique(first.case_id[differs])[:3].tolist()
             raise ValueError(f"{int(differs.sum())} cases have another {words} in the second study, e.g. {names}")

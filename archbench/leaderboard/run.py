@@ -99,6 +99,7 @@ def data_hash(rows: Predictions) -> str:
     """Return the hash of the cases with their patients and targets, whatever their order, folds and seeds."""
     _, index = np.unique(rows.case_id, return_index=True)
     targets = rows.targets[index].astype("<f4")
+    targets[np.isnan(targets)] = np.nan  # one bit pattern for all
     return digest(
         ["\n".join(rows.labels), *rows.case_id[index].tolist(), *rows.patient_id[index].tolist(), targets.tobytes()]
     )

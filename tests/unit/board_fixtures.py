@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, provenance, write_json, write_predictions
 from archbench.evaluation import evaluate
+from archbench.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative")
@@ -53,20 +55,25 @@ def write_results(
     latency_ms: dict[str, float] | None = None,
     data_seed: int = 1,
     training: dict[str, Any] | None = None,
+    task: str = "ordinal",
+    draw: Callable[..., Predictions] = predictions_of,
     **drawn: Any,
 ) -> Path:
     """Write results/<study> with results.json and the prediction tables; return the folder."""
+    primary = TASKS[task].primary
+    if draw is predictions_of:
+        drawn["data_seed"] = data_seed
     folder = root / "results" / study
     models: dict[str, Any] = {}
     for name, skill in skills.items():
-        rows = predictions_of(skill, data_seed=data_seed, **drawn)
+        rows = draw(skill=skill, **drawn)
         write_predictions(folder / dataset / name / "predictions.parquet", rows)
-        scored = evaluate(rows, metrics=["qwk", "accuracy"], primary="qwk", resamples=200, confidence=0.95, seed=0)
+        scored = evaluate(rows, metrics=TASKS[task].metrics, primary=primary, resamples=200, confidence=0.95, seed=0)
         origin = provenance(study=study, dataset=dataset, model=name, config_hash="c0ffee", code="e4a1")
         settings = {"provenance": origin, "train_seconds": 6.0, "device": "cpu", "parameters": 11, "image_size": 64}
         models[name] = {
             "status": "complete",
-            "metrics": {"provenance": origin, "task": "ordinal", **scored},
+            "metrics": {"provenance": origin, "task": task, **scored},
             "runs": [{"fold": fold, "seed": 42, "settings": settings} for fold in range(3)],
             "missing": {},
         }
@@ -79,7 +86,7 @@ def write_results(
     }
     configuration = {
         "study": study,
-        "datasets": {dataset: {"format": "table", "root": str(root), "task": "ordinal", "classes": list(GRADES)}},
+        "datasets": {dataset: {"format": "table", "root": str(root), "task": task, "classes": list(GRADES)}},
         "models": {name: {"architecture": "resnet18", "weights": "none"} for name in skills},
         "training": training or {"lr": 1e-3},
         "protocol": {"kind": "cross_validation", "folds": 3, "seeds": [42]},

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from label_tables import label_table
 from planted import planted, table
 
 from archbench.case_comparison import as_rows, case_changes, pair_tables
@@ -33,6 +34,16 @@ def test_a_study_against_itself_changes_nothing():
     rows = planted(patients=40, seeds=(1, 2))
     changes, counts = case_changes(*pair_tables(rows, rows)[:2])
     assert changes == [] and counts["fixed"] == counts["broken"] == 0
+
+
+def test_a_target_unknown_in_both_studies_is_no_difference():
+    rows = label_table(40)
+    rows.targets[3, 1] = np.nan
+    first, second, notes = pair_tables(rows, rows)
+    assert len(first) == len(second) == 40 and notes == []
+    known = replace(rows, targets=np.nan_to_num(rows.targets))
+    with pytest.raises(ValueError, match="1 cases have another target"):
+        pair_tables(rows, known)
 
 
 def test_other_cases_folds_and_seeds_are_named():

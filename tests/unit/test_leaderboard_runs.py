@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from board_fixtures import predictions_of, script, write_results
+from label_tables import label_table, zone_table
 
-from archbench.artifacts import read_json, write_json
+from archbench.artifacts import Predictions, read_json, write_json
 from archbench.comparison import compare
 from archbench.leaderboard.board_page import render_board
 from archbench.leaderboard.database import DatabaseError, add_runs, open_database, read_runs
@@ -69,6 +70,39 @@ def test_smaller_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
     group = only(rank_runs([with_primary(found[0], "mae", 3.0), with_primary(found[1], "mae", 2.0)], PairTesting(0)))
     assert [entry.run.model for entry in group.ranked] == ["b", "a"]
     assert not group.greater_is_better
+
+
+def value_table(skill: float, seed: int = 1) -> Predictions:
+    """A regression of two cases a patient."""
+    rows = predictions_of(1.0)
+    truth = rows.targets.astype(float)
+    noise = np.random.default_rng([seed, int(100 * skill)]).normal(size=truth.shape) / skill
+    value = {"outputs": "value"}
+    return replace(rows, logits=(truth + noise).astype(np.float32), classes=("grade",), metadata=value)
+
+
+@pytest.mark.parametrize(
+    ("task", "draw", "settings"),
+    [
+        ("multilabel", label_table, {}),
+        ("multilabel", label_table, {"seeds": (1, 2)}),
+        ("zones", zone_table, {"with_class": True}),
+        ("zones", zone_table, {}),
+        ("regression", value_table, {}),
+    ],
+)
+def test_every_task_is_kept_ranked_and_compared(tmp_path: Path, task: str, draw: Any, settings: Any) -> None:
+    folder = write_results(tmp_path, {"poor": 0.5, "good": 3.0}, task=task, draw=draw, **settings)
+    found = runs_of(folder)
+    assert found.left_out == []
+    database = store(tmp_path / "d.sqlite", found.runs)
+    group = only(rank_runs(everything(database), QUICK))
+    assert [entry.run.model for entry in group.ranked] == ["good", "poor"]
+    against = group.ranked[1].against_first
+    assert against is not None
+    assert against.get("verdict") == "better", against
+    assert "good" in render_board(run_page([group], database="d"))
+    assert import_runs(tmp_path / "theirs.sqlite", database, site="B").refused == []
 
 
 def test_an_undefined_metric_is_last_and_has_no_rank(tmp_path: Path) -> None:
