@@ -103,6 +103,7 @@ def test_the_leaderboard_of_the_study(finished):
 def test_a_study_may_stay_out_of_the_database(edited):
     edited.edit("config/config.yaml", "explain: {cases: 4}", "explain: {cases: 4}\nleaderboard: {database: off}")
     assert "add_to_leaderboard" not in edited.planned("--forcerun", "assemble_report")
+    assert "leaderboard.database: off" in edited.snakemake("--cores", "1", "leaderboard", check=False).stdout
 
 
 def test_the_snakemake_report(finished):

@@ -2,12 +2,6 @@
 from archbench.leaderboard import BOARDS
 
 
-def only_boards_asked_for():
-    """A board that fails says nothing about the study, whose report stays as it is."""
-    asked = set(workflow.dag_settings.targets)
-    return bool(asked) and asked <= {"leaderboard", "hub_leaderboard"}
-
-
 # Short, and the database lies where Snakemake runs; a network is at hand there too.
 localrules:
     add_to_leaderboard,
@@ -41,7 +35,7 @@ rule leaderboard:
     message:
         "the leaderboard of all finished studies"
     shell:
-        f"python $SCRIPTS/leaderboard.py runs --database {{params.database:q}} --output-dir {BOARDS} 2>&1 | tee {{log}}"
+        f"python $SCRIPTS/leaderboard.py runs --database={{params.database:q}} --output-dir {BOARDS} 2>&1 | tee {{log}}"
 
 
 # Models of the Hugging Face hub: snakemake hub_leaderboard
