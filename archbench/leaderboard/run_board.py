@@ -153,7 +153,9 @@ def headline(group: Group) -> str:
         ABOUT_THE_OTHER[entry.against_first["verdict"]].startswith("worse") for entry in others if entry.against_first
     )
     told = f" It is better than {beaten} of the {len(others)} others with statistical support." if others else ""
-    return f"First: {first.name}, {label.short} {_interval_words(first.primary)}.{told}"
+    tied = [entry.run.name for entry in group.ranked[1:] if entry.rank == 1]
+    equal = f" Equal in value: {', '.join(tied)}." if tied else ""
+    return f"First: {first.name}, {label.short} {_interval_words(first.primary)}.{equal}{told}"
 
 
 def news(group: Group) -> str:

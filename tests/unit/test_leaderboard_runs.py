@@ -118,7 +118,9 @@ def test_equal_values_share_a_rank(tmp_path: Path) -> None:
         *runs(tmp_path, {"m": 2.0}, "second", 2),
         *runs(tmp_path, {"m": 0.1}, "third", 3),
     ]
-    assert [entry.rank for entry in only(rank_runs(found, QUICK)).ranked] == [1, 1, 3]
+    group = only(rank_runs(found, QUICK))
+    assert [entry.rank for entry in group.ranked] == [1, 1, 3]
+    assert "Equal in value: m of second." in headline(group)
 
 
 def test_the_paired_difference_is_that_of_the_shared_statistics(tmp_path: Path) -> None:
