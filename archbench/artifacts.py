@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -41,7 +41,11 @@ class ArtifactError(ValueError):
 
 
 class MetricRecord(TypedDict):
-    """A metric with its interval; an undefined one has value None and says why."""
+    """A metric with its interval; an undefined one has value None and says why.
+
+    `method` says how the interval was made: percentile, logit_delong, normal, or none. Files of older versions and
+    records without an interval of ours lack it.
+    """
 
     name: str
     value: float | None
@@ -49,13 +53,21 @@ class MetricRecord(TypedDict):
     high: float | None
     n_cases: int
     n_patients: int
+    method: NotRequired[str]
     reason: str | None
 
 
 def undefined(name: str, reason: str, n_cases: int, n_patients: int) -> MetricRecord:
     """Return the record of a metric that has no value, with the reason."""
     return MetricRecord(
-        name=name, value=None, low=None, high=None, n_cases=n_cases, n_patients=n_patients, reason=reason
+        name=name,
+        value=None,
+        low=None,
+        high=None,
+        n_cases=n_cases,
+        n_patients=n_patients,
+        method="none",
+        reason=reason,
     )
 
 

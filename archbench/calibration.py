@@ -1,168 +1,66 @@
-"""Temperature scaling, fitted out of fold, and how well the probabilities mean what they say."""
+"""How well probabilities mean what they say, before and after calibration out of fold: the content of calibration.json.
+
+What is fitted stands in `archbench.calibrated`, the format in docs/result_files.md.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from archbench.artifacts import MetricRecord, Predictions, softmax, undefined
-from archbench.label_calibration import apply_platt, fit_platt
+from archbench.artifacts import Predictions, softmax, undefined
+from archbench.calibrated import Calibrated, calibrated
+from archbench.calibration_table import calibration_table
 from archbench.metrics.calibration_error import N_BINS, confidence_bin
-from archbench.metrics.metric import Array, Metric
-from archbench.metrics.scoring import parts, score, scored_rows
+from archbench.metrics.scoring import scored_rows
 from archbench.metrics.views import is_grouped, pooled_view, view_of, views
-from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source, source_rows
 from archbench.registry import METRICS
-from archbench.statistics import PatientWeights, estimate, metric_record, patient_weights, wilson_interval
+from archbench.resampled import Resampled
+from archbench.statistics import patient_weights, wilson_interval
 
-LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)  # temperatures from 1/20 to 20
 FLOOR_SIMULATIONS = 500
 MEASURES = ("ece", "log_loss", "brier")
 
 
-@dataclass(frozen=True)
-class Temperature:
-    """A fitted temperature and what it was fitted on."""
-
-    fold: int
-    seed: int
-    temperature: float
-    fitted_on: str
-    n_cases: int
-    n_patients: int
-    label: str = ""
-
-
-def fit_temperature(source: OutOfFold, *, applied: Predictions, fold: int, seed: int) -> Temperature:
-    """Return the temperature that minimises the log loss of rows of other patients.
-
-    Args:
-        source: Out-of-fold rows of other patients than those in `applied`.
-        applied: The rows that will be divided by the temperature, of one fold and seed.
-    Raises:
-        TypeError: If `source` is not an OutOfFold.
-        LeakError: If a patient of `applied` is among the rows.
-    Source:
-        Guo et al., 2017.
-    """
-    fit = source_rows(source, applied=applied)
-    fit = fit.select(fit.seed == seed)
-    folds = np.unique(fit.fold).tolist()
-    others = f"fold{'s' * (len(folds) > 1)} {', '.join(str(fold) for fold in folds)}"
-    return Temperature(
-        fold=fold,
-        seed=seed,
-        temperature=minimise_log_loss(fit.logits, fit.y_true),
-        fitted_on=f"{source.described} of {others}" if source.crossed else source.described,
-        n_cases=len(fit),
-        n_patients=len(np.unique(fit.patient_id)),
-    )
-
-
-def minimise_log_loss(logits: Array, y_true: Array) -> float:
-    """Return the temperature with the least log loss, searched over its logarithm; the loss is convex in 1/T."""
-    from scipy.optimize import minimize_scalar
-
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    of_truth = shifted[np.arange(len(y_true)), y_true]
-
-    def loss(log_temperature: float) -> float:
-        slope = np.exp(-log_temperature)
-        return float((np.log(np.exp(slope * shifted).sum(axis=1)) - slope * of_truth).mean())
-
-    found = minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
-
-
-def fit_temperatures(predictions: Predictions) -> list[Temperature]:
-    """Fit one temperature per fold and seed of the test rows; empty if there are no other patients to fit on."""
-    if fitting_problem(predictions) is not None:
-        return []
-    test = predictions.test
-    source = fitting_source(predictions)
-    fitted = []
-    for seed, fold, rows in parts(test):
-        others = source.without(fold) if source.crossed else source
-        fitted.append(fit_temperature(others, applied=rows, fold=fold, seed=seed))
-    return fitted
-
-
-def fit_zone_temperatures(predictions: Predictions) -> list[Temperature]:
-    """Fit one temperature per zone, fold and seed, as `fit_temperatures` does for one label."""
-    fitted = []
-    for group, name in enumerate(predictions.labels):
-        fitted += [replace(item, label=name) for item in fit_temperatures(view_of(predictions, group))]
-    return fitted
-
-
-def apply_zone_temperatures(predictions: Predictions, temperatures: list[Temperature]) -> Predictions:
-    """Return the test rows with each zone's logits divided by its temperature; 1 where a zone has none in a fold."""
-    rows = predictions.test
-    divisor = np.ones(rows.logits.shape)
-    width = rows.logits.shape[1] // len(rows.labels)
-    for item in temperatures:
-        group = rows.labels.index(item.label)
-        member = (rows.fold == item.fold) & (rows.seed == item.seed)
-        divisor[member, group * width : (group + 1) * width] = item.temperature
-    return replace(rows, logits=(rows.logits / divisor).astype(np.float32))
-
-
-def apply_temperatures(predictions: Predictions, temperatures: list[Temperature]) -> Predictions:
-    """Return the test rows with the logits of each fold and seed divided by its temperature."""
-    rows = predictions.test
-    divisor = np.full(len(rows), np.nan)
-    for item in temperatures:
-        divisor[(rows.fold == item.fold) & (rows.seed == item.seed)] = item.temperature
-    if np.isnan(divisor).any():
-        raise ValueError("some rows have no temperature for their fold and seed")
-    return replace(rows, logits=(rows.logits / divisor[:, None]).astype(np.float32))
-
-
-def calibrate(predictions: Predictions, *, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
-    """Fit temperatures out of fold and measure calibration before and after: the content of calibration.json.
+def calibrate(
+    predictions: Predictions,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    isotonic_patients: int | None = None,
+) -> dict[str, Any]:
+    """Calibrate out of fold and measure calibration before and after: the content of calibration.json.
 
     Args:
         predictions: All rows of one model or ensemble. Without test rows the validation rows are measured, and
             nothing is fitted.
+        isotonic_patients: Positive and negative patients from which a label takes isotonic steps; None allows none.
     """
-    raw = scored_rows(predictions)
+    raw, found = scored_rows(predictions), calibrated(predictions, isotonic_patients=isotonic_patients)
     if raw.outputs == "value":
-        return _uncalibrated(raw, "a regression states no probabilities")
+        return _uncalibrated(raw, str(found.reason))
     weights = patient_weights(raw.patient_id, strata=raw.fold, resamples=resamples, seed=seed)
-    method, parameters, scaled = _fitted(predictions, raw)
-    problem = fitting_problem(predictions)
-    result: dict[str, Any] = {"method": method, "reason": problem, "parameters": parameters}
+    sample = Resampled(raw, weights.patients, weights.weights, confidence)
+    result: dict[str, Any] = {"method": found.method, "reason": found.reason, "parameters": found.parameters}
     for name in MEASURES:
-        before = _record(raw, METRICS.get(name), weights, confidence)
-        if scaled is None:
-            after = undefined(name, str(problem), before["n_cases"], before["n_patients"])
+        before = sample.scored(name, METRICS.get(name))
+        if found.rows is None:
+            after = undefined(name, str(found.reason), before["n_cases"], before["n_patients"])
         else:
-            after = _record(scaled, METRICS.get(name), weights, confidence)
+            after = sample.scored(name, METRICS.get(name), rows=found.rows)
         result[name] = {"raw": before, "calibrated": after}
     result["ece"]["null_floor"] = _floor(raw, seed=seed)
-    result["ece"]["null_floor_calibrated"] = None if scaled is None else _floor(scaled, seed=seed)
+    result["ece"]["null_floor_calibrated"] = None if found.rows is None else _floor(found.rows, seed=seed)
     result["reliability"] = {
         "raw": reliability_bins(_cells(raw), confidence=confidence),
-        "calibrated": [] if scaled is None else reliability_bins(_cells(scaled), confidence=confidence),
+        "calibrated": [] if found.rows is None else reliability_bins(_cells(found.rows), confidence=confidence),
     }
+    result["table"] = calibration_table(sample, found.rows, seed=seed)
     if is_grouped(raw):
-        result["per_label"] = _per_label(raw, scaled, weights, confidence)
+        result["per_label"] = _per_label(sample, found)
     return result
-
-
-def _fitted(predictions: Predictions, raw: Predictions) -> tuple[str, list[dict[str, Any]], Predictions | None]:
-    """Method, fitted parameters, and the calibrated rows (None if nothing could be fitted)."""
-    if raw.outputs == "labels":
-        platt = fit_platt(predictions)
-        return "platt", [vars(item) for item in platt], apply_platt(raw, platt) if platt else None
-    if raw.outputs == "zones":
-        zones = fit_zone_temperatures(predictions)
-        return "temperature", [vars(item) for item in zones], apply_zone_temperatures(raw, zones) if zones else None
-    temperatures = fit_temperatures(predictions)
-    parameters = [{key: value for key, value in vars(item).items() if key != "label"} for item in temperatures]
-    return "temperature", parameters, apply_temperatures(raw, temperatures) if temperatures else None
 
 
 def _uncalibrated(raw: Predictions, reason: str) -> dict[str, Any]:
@@ -186,30 +84,16 @@ def _floor(rows: Predictions, *, seed: int) -> float:
     return float(np.mean([null_floor(table, seed=seed) for table in tables]))
 
 
-def _per_label(
-    raw: Predictions, scaled: Predictions | None, weights: PatientWeights, confidence: float
-) -> dict[str, dict[str, Any]]:
+def _per_label(sample: Resampled, found: Calibrated) -> dict[str, dict[str, Any]]:
     """ECE of each label or zone before and after."""
     result: dict[str, dict[str, Any]] = {}
-    for group, name in enumerate(raw.labels):
-        before, after = view_of(raw, group), None if scaled is None else view_of(scaled, group)
-        metric = METRICS.get("ece")
-        result[name] = {
-            key: None if table is None or not len(table) else _record(table, metric, weights, confidence)
-            for key, table in (("raw", before), ("calibrated", after))
-        }
+    metric = METRICS.get("ece")
+    for group, name in enumerate(sample.rows.labels):
+        result[name] = {}
+        for key, rows in (("raw", sample.rows), ("calibrated", found.rows)):
+            table = None if rows is None else view_of(rows, group)
+            result[name][key] = sample.of(table).scored("ece", metric) if table is not None and len(table) else None
     return result
-
-
-def _record(predictions: Predictions, metric: Metric, weights: PatientWeights, confidence: float) -> MetricRecord:
-    scores = score(predictions, metric, weights.patients, weights.weights)
-    return metric_record(
-        metric.name,
-        estimate(scores, confidence=confidence, bounds=metric.bounds, centred=metric.centred),
-        n_cases=len(np.unique(predictions.case_id)),
-        n_patients=len(weights.patients),
-        undefined_reason=metric.undefined_reason,
-    )
 
 
 def null_floor(predictions: Predictions, *, seed: int) -> float:

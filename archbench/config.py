@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from archbench import hub
 from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
-from archbench.settings import Compute, Dataset, Model, StudyFile, Training, Tuning
+from archbench.settings import Compute, Dataset, Evaluation, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS, UNGRADABLE
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
@@ -320,6 +320,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         own = _training_problems(place, content.get("training"), model.training, tasks)
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
     problems += _protocol_problems(content.get("protocol"), datasets)
+    problems += _threshold_problems(content.get("evaluation"))
     if content.get("tuning") is not None:
         problems += _tuning_problems(content["tuning"], content.get("training"))
     final = content.get("final")
@@ -695,6 +696,24 @@ def _use_problems(use: Use) -> list[str]:
     if use.recipe.drop_path and not use.branches:
         problems.append("drop_path: the architecture has no residual branches to drop")
     return problems + _drawing_problems(use.recipe, [use.task])
+
+
+def _threshold_problems(evaluation: Any) -> list[str]:
+    """Problems of the rule that thresholds are chosen by."""
+    try:
+        thresholds = Evaluation.model_validate(_plain(evaluation or {})).thresholds
+    except ValidationError:
+        return []  # reported by _validate
+    rule, value = thresholds.rule, thresholds.value
+    place = "evaluation.thresholds.value"
+    if rule in ("f1", "youden"):
+        return [] if value is None else [f"{place}: the rule {rule} takes no value; remove it"]
+    if value is None:
+        meaning = "what a miss costs, in false alarms" if rule == "cost" else f"the {rule} to hold, such as 0.9"
+        return [f"{place}: the rule {rule} needs it: {meaning}"]
+    if rule != "cost" and value > 1:
+        return [f"{place}: {value:g} is no {rule}; it lies above 0 and up to 1"]
+    return []
 
 
 def _protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[str]:

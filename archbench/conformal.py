@@ -101,11 +101,13 @@ class LabelSets:
         labels: Names, length L.
         limits: Of the strangeness 1 - P(truth) for absent and present, shape (2, L).
         coverage: What was promised for the present and for the absent cases of each label.
+        n_patients: Patients behind each limit, shape (2, L).
     """
 
     labels: tuple[str, ...]
     limits: Array
     coverage: float
+    n_patients: Array
 
     def sets(self, log_odds: Array) -> Array:
         """Return whether absent and present belong to each label's set, boolean (N, L, 2)."""
@@ -129,12 +131,14 @@ def fit_label_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
     _check_coverage(coverage)
     rows, _ = label_rows(source, applied=applied, seed=seed)
     present = 1.0 / (1.0 + np.exp(-np.clip(rows.logits.astype(np.float64), -500, 500)))
-    limits = np.empty((2, len(rows.labels)))
+    patients = np.unique(rows.patient_id, return_inverse=True)[1]
+    limits, n_patients = np.empty((2, len(rows.labels))), np.empty((2, len(rows.labels)), dtype=np.int64)
     for answer, strange in enumerate((present, 1.0 - present)):
         for label in range(len(rows.labels)):
             mine = rows.targets[:, label] == answer
-            limits[answer, label] = patient_quantile(strange[mine, label], rows.patient_id[mine], coverage)
-    return LabelSets(rows.labels, limits, coverage)
+            limits[answer, label] = patient_quantile(strange[mine, label], patients[mine], coverage)
+            n_patients[answer, label] = len(np.unique(patients[mine]))
+    return LabelSets(rows.labels, limits, coverage, n_patients)
 
 
 def _check_coverage(coverage: float) -> None:

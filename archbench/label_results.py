@@ -1,23 +1,20 @@
-"""What is reported of each label or zone: metrics with intervals, curves, confusion, tuned thresholds."""
+"""What is reported of each label or zone: metrics with intervals, curves, confusion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax
-from archbench.label_thresholds import apply_thresholds, fit_thresholds
 from archbench.metrics.auroc import one_vs_rest, roc_curve
 from archbench.metrics.label_sets import OVERPREDICTION_ALARM
 from archbench.metrics.metric import Array, Metric, defined_or_none, mean_defined
 from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, Scores, confusion_draws, frozen_classes, parts, score
 from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views
-from archbench.out_of_fold import fitting_problem
 from archbench.registry import METRICS
-from archbench.statistics import estimate, metric_record
+from archbench.resampled import Resampled
 
 ROC_GRID = np.linspace(0.0, 1.0, 101)
 LABEL_METRICS = {
@@ -44,39 +41,23 @@ ZONE_METRICS = {
     "auroc": "auroc_macro",
     "auprc": "auprc_macro",
 }
-DECISION_METRICS = (
-    *("f1_macro", "f1_micro", "precision_macro", "precision_micro", "recall_macro", "recall_micro"),
-    *("specificity_macro", "hamming_accuracy", "exact_match", "positive_rate", "labels_per_case"),
-)
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """The scored rows of a table with several labels or zones, and the shared resamples of its patients."""
+def table_record(sample: Resampled, name: str, table: Predictions, metric: Metric, reason: str) -> MetricRecord:
+    """Return the record of a metric on one label's or zone's table."""
+    counts = len(np.unique(table.case_id)), len(np.unique(table.patient_id))
+    if len(table) == 0:
+        nothing = np.full((1, len(sample.weights)), np.nan)
+        return sample.record(name, Scores(nothing[:, 0], nothing), "no case has this label known", counts=counts)
+    asked = np.array([False, True]) if metric.kind == "rank" and len(table.classes) == 2 else None
+    scores = score(table, metric, sample.patients, sample.weights, asked)
+    return sample.record(name, scores, reason, bounds=metric.bounds, centred=metric.centred, counts=counts)
 
-    rows: Predictions
-    patients: Array
-    weights: Array
-    confidence: float
 
-    def record(self, name: str, table: Predictions, scores: Scores, metric: Metric, reason: str) -> MetricRecord:
-        """Return the record of scores on a table."""
-        found = estimate(scores, confidence=self.confidence, bounds=metric.bounds, centred=metric.centred)
-        return metric_record(
-            name,
-            found,
-            n_cases=len(np.unique(table.case_id)),
-            n_patients=len(np.unique(table.patient_id)),
-            undefined_reason=reason,
-        )
-
-    def label_record(self, name: str, table: Predictions, metric: Metric, reason: str) -> MetricRecord:
-        """Return the record of one label's metric."""
-        asked = np.array([False, True]) if metric.kind == "rank" and len(table.classes) == 2 else None
-        if len(table) == 0:
-            nothing = np.full((1, len(self.weights)), np.nan)
-            return self.record(name, table, Scores(nothing[:, 0], nothing), metric, "no case has this label known")
-        return self.record(name, table, score(table, metric, self.patients, self.weights, asked), metric, reason)
+def label_record(sample: Resampled, group: int, key: str) -> MetricRecord:
+    """Return the record of one of `LABEL_METRICS` of a label."""
+    metric = METRICS.get(LABEL_METRICS[key])
+    return table_record(sample, key, view_of(sample.rows, group), metric, LABEL_REASONS[key])
 
 
 def per_label(sample: Resampled) -> dict[str, dict[str, Any]]:
@@ -94,8 +75,8 @@ def per_label(sample: Resampled) -> dict[str, dict[str, Any]]:
             "positive_rate": called,
             "counted": bool(counted[k]),
         }
-        for key, metric in LABEL_METRICS.items():
-            result[name][key] = sample.label_record(key, table, METRICS.get(metric), LABEL_REASONS[key])
+        for key in LABEL_METRICS:
+            result[name][key] = label_record(sample, k, key)
     return result
 
 
@@ -108,7 +89,7 @@ def per_zone(sample: Resampled) -> dict[str, dict[str, Any]]:
         result[name] = {"support": graded, "n_ungradable": all_cases - graded}
         for key, of in ZONE_METRICS.items():
             metric = METRICS.get(of)
-            result[name][key] = sample.label_record(key, table, metric, metric.undefined_reason)
+            result[name][key] = table_record(sample, key, table, metric, metric.undefined_reason)
         result[name]["confusion_matrix"] = confusion_counts(table)
     return result
 
@@ -162,42 +143,6 @@ def _roc_on_grid(scores: Array, positive: Array) -> Array:
     rate = np.interp(ROC_GRID, fpr[last], tpr[last])
     rate[0] = 0.0
     return np.asarray(rate)
-
-
-def tuned_results(predictions: Predictions, sample: Resampled) -> dict[str, Any]:
-    """Return decisions at thresholds fitted on other patients: per label, and one for all labels.
-
-    Args:
-        predictions: The whole table of the model, from which `sample` took its rows.
-    """
-    fitted = fit_thresholds(predictions)
-    reason = fitting_problem(predictions)
-    result: dict[str, Any] = {"objective": "f1", "reason": reason, "parameters": [], "label": None, "global": None}
-    if not fitted:
-        return result
-    result["parameters"] = [{**asdict(item), "probability": item.probability} for item in fitted]
-    for scope in ("label", "global"):
-        rows = apply_thresholds(predictions, fitted, scope=scope).known()
-        shifted = Resampled(rows, sample.patients, sample.weights, sample.confidence)
-        metrics = {name: METRICS.get(name) for name in DECISION_METRICS}
-        result[scope] = {
-            "metrics": {
-                name: shifted.record(
-                    name, rows, score(rows, metric, sample.patients, sample.weights), metric, metric.undefined_reason
-                )
-                for name, metric in metrics.items()
-            },
-            "per_label": {
-                name: {
-                    key: shifted.label_record(
-                        key, view_of(rows, k), METRICS.get(LABEL_METRICS[key]), LABEL_REASONS[key]
-                    )
-                    for key in ("f1", "precision", "recall", "specificity")
-                }
-                for k, name in enumerate(rows.labels)
-            },
-        }
-    return result
 
 
 def label_warnings(rows: Predictions, metrics: dict[str, Any]) -> list[str]:

@@ -7,12 +7,16 @@ prediction table, and ask it for the rows of *other* patients; in-sample rows ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.scoring import check_single_predictions
+from archbench.metrics.scoring import check_single_predictions, split_units
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PATIENT_GROUPS = 5
 
@@ -27,10 +31,10 @@ def check_disjoint(fit: Predictions, applied: Predictions) -> None:
     Raises:
         LeakError: With the shared patients.
     """
-    shared = np.intersect1d(fit.patient_id, applied.patient_id)
-    if len(shared):
+    shared = sorted(set(fit.patient_id.tolist()) & set(applied.patient_id.tolist()))
+    if shared:
         raise LeakError(
-            f"{len(shared)} patients are among the rows to fit on and the rows to apply to: {shared[:3].tolist()}; "
+            f"{len(shared)} patients are among the rows to fit on and the rows to apply to: {shared[:3]}; "
             "fit on the out-of-fold rows of other patients"
         )
 
@@ -62,10 +66,9 @@ class OutOfFold:
         if len(self.group) != len(self.rows):
             raise ValueError(f"{len(self.group)} groups for {len(self.rows)} rows")
         check_single_predictions(self.rows)
-        placed = np.unique(np.stack([self.rows.patient_id.astype(str), np.asarray(self.group).astype(str)]), axis=1)
-        patients, counts = np.unique(placed[0], return_counts=True)
-        if (counts > 1).any():
-            raise LeakError(f"patients in more than one group: {patients[counts > 1][:3].tolist()}")
+        torn = split_units(self.rows.patient_id, self.group)
+        if torn:
+            raise LeakError(f"patients in more than one group: {torn[:3]}")
 
     @property
     def described(self) -> str:
@@ -103,6 +106,24 @@ class OutOfFold:
             groups = patient_groups(rows)
         return OutOfFold(rows=rows, group=groups, crossed=self.crossed)
 
+    def rescored(self, logits: np.ndarray) -> OutOfFold:
+        """The same rows with other logits (calibrated ones), shape (N, K)."""
+        return replace(self, rows=replace(self.rows, logits=logits.astype(np.float32)))
+
+    def of_seed(self, seed: int) -> OutOfFold:
+        """The rows of one training seed."""
+        inside = self.rows.seed == seed
+        return OutOfFold(rows=self.rows.select(inside), group=self.group[inside], crossed=self.crossed)
+
+
+def trained_patients(folds: pa.Table) -> dict[int, set[str]]:
+    """Return the patients of the training part of each fold of a fold table."""
+    rows = zip(*(folds[name].to_pylist() for name in ("fold", "split", "patient_id")), strict=True)
+    found: dict[int, set[str]] = {}
+    for fold, split, patient in rows:
+        found.setdefault(int(fold), set()).update([str(patient)] if split == "train" else [])
+    return found
+
 
 def check_not_trained(predictions: Predictions, trained: Mapping[int, Collection[str]]) -> None:
     """Refuse rows whose patient was trained on in their own fold, whatever the table calls them.
@@ -117,11 +138,10 @@ def check_not_trained(predictions: Predictions, trained: Mapping[int, Collection
     for fold in np.unique(predictions.fold).tolist():
         if fold not in trained:
             raise ValueError(f"the training patients of fold {fold} are not known, so its rows can't be checked")
-        patients = predictions.patient_id[predictions.fold == fold]
-        seen = np.intersect1d(patients, np.array(sorted(trained[fold]), dtype=str))
-        if len(seen):
+        seen = sorted(set(predictions.patient_id[predictions.fold == fold].tolist()) & set(trained[fold]))
+        if seen:
             raise LeakError(
-                f"fold {fold} predicts {len(seen)} patients that it was trained on: {seen[:3].tolist()}; "
+                f"fold {fold} predicts {len(seen)} patients that it was trained on: {seen[:3]}; "
                 "in-sample predictions may be neither fitted on nor scored"
             )
 

@@ -47,6 +47,11 @@ class Platt:
         """Return calibrated log odds, (N, L) -> (N, L)."""
         return self.slope * logits.astype(np.float64) + self.intercept
 
+    def raw_logits(self, log_odds: Array) -> Array:
+        """Return the logits that calibrate to these log odds, one per label, (L,) -> (L,); NaN where there are none."""
+        rising = self.slope > 0
+        return np.where(rising, (log_odds - self.intercept) / np.where(rising, self.slope, 1.0), np.nan)
+
 
 def fit_platt(source: OutOfFold, *, applied: Predictions, seed: int) -> Platt:
     """Fit on the out-of-fold rows of one training seed.
@@ -233,6 +238,25 @@ class Isotonic:
                 result[:, label] = np.interp(logits[:, label], *corners)
         return result
 
+    def raw_logits(self, log_odds: Array) -> Array:
+        """Return the smallest logits that calibrate to these log odds, (L,) -> (L,); NaN where there are none."""
+        result = self.platt.raw_logits(log_odds)
+        for label, corners in enumerate(self.steps):
+            if corners is not None:
+                result[label] = _inverse(corners, float(log_odds[label]))
+        return result
+
+
+def _inverse(corners: tuple[Array, Array], wanted: float) -> float:
+    levels, odds = corners
+    above = int(np.searchsorted(odds, wanted, side="left"))
+    if above == len(odds) or (above == 0 and odds[0] > wanted):
+        return float("nan")
+    if odds[above] == wanted:
+        return float(levels[above])
+    share = (wanted - odds[above - 1]) / (odds[above] - odds[above - 1])
+    return float(levels[above - 1] + share * (levels[above] - levels[above - 1]))
+
 
 def fit_isotonic(
     source: OutOfFold, *, applied: Predictions, seed: int, min_patients: int = ISOTONIC_PATIENTS
@@ -267,6 +291,8 @@ def fit_isotonic(
         risen = isotonic_regression(share, weights=counts).x
         smallest = 1.0 / (known.sum() + 2.0)
         risen = np.clip(risen, smallest, 1.0 - smallest)
-        steps.append((levels, np.log(risen / (1.0 - risen))))
+        # within a step nothing changes: its two ends say it all
+        ends = np.r_[True, np.diff(risen) != 0] | np.r_[np.diff(risen) != 0, True]
+        steps.append((levels[ends], np.log(risen[ends] / (1.0 - risen[ends]))))
         reasons.append(None)
     return Isotonic(platt, tuple(steps), tuple(reasons))

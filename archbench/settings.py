@@ -344,8 +344,22 @@ class Ensemble(Settings):
     )
 
 
+class Thresholds(Settings):
+    """How the thresholds of labels are chosen, always on other patients."""
+
+    rule: Literal["f1", "youden", "sensitivity", "specificity", "cost"] = Field(
+        "f1",
+        description="Highest F1; highest sensitivity + specificity; the best specificity at a sensitivity of `value`, "
+        "or the other way round; least cost, a missed positive as dear as `value` false alarms.",
+    )
+    value: float | None = Field(None, gt=0, description="Sensitivity or specificity to hold, or cost of a miss.")
+    few_positive_patients: int = Field(
+        25, ge=1, description="Positive patients below which a label takes the threshold of all labels."
+    )
+
+
 class Evaluation(Settings):
-    """Intervals and comparisons."""
+    """Intervals, comparisons, and what is fitted on other patients: calibration, thresholds, sets."""
 
     resamples: int = Field(2000, ge=200, description="Patient bootstrap draws for intervals.")
     comparison_resamples: int = Field(10000, ge=200, description="Draws for tests and ranks.")
@@ -354,6 +368,16 @@ class Evaluation(Settings):
         None, gt=0, description="Margin of equivalence; default .01 (AUROC), .02 (QWK, others)."
     )
     clinical_cut: int = Field(2, ge=1, description="Class index from which a case counts as referable (ordinal).")
+    thresholds: Thresholds = Field(default_factory=Thresholds)
+    isotonic: bool = Field(
+        False, description="Labels with enough patients are calibrated by isotonic steps instead of Platt's line."
+    )
+    isotonic_patients: int = Field(
+        100, ge=10, description="Positive and negative patients that a label needs for isotonic steps."
+    )
+    conformal_coverage: float | None = Field(
+        0.9, gt=0, lt=1, description="Chance with which prediction sets are to hold the truth; null makes none."
+    )
     seed: int = Field(0, ge=0, description="Seed of the draws.")
 
 

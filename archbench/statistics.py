@@ -84,7 +84,8 @@ class Estimate:
         se_patients: Standard error from resampling patients.
         se_seeds: s / sqrt(S) over the seeds; NaN with one seed, whose variance can't be estimated.
         undefined_draws: Resamples without a value.
-        reason: Why there is no interval although there is a value.
+        reason: Why there is no interval although there is a value, or why it is none of percentiles.
+        method: How the interval was made: percentile, logit_delong, normal.
     """
 
     value: float
@@ -94,6 +95,7 @@ class Estimate:
     se_seeds: float
     undefined_draws: int
     reason: str | None
+    method: str = "percentile"
 
 
 def estimate(
@@ -141,6 +143,7 @@ def metric_record(name: str, found: Estimate, *, n_cases: int, n_patients: int, 
         high=defined_or_none(found.high),
         n_cases=n_cases,
         n_patients=n_patients,
+        method="none" if np.isnan(found.low) else found.method,
         reason=found.reason,
     )
 

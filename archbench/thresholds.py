@@ -1,4 +1,4 @@
-"""Thresholds and cut points fitted on rows of other patients, and the net benefit of deciding by a model.
+"""Thresholds and cut points fitted on rows of other patients.
 
 Tuned on the cases it is reported on, F1 looks .428 where independent cases give .344 (n = 500, 5 % prevalence).
 So every threshold goes through `OutOfFold`, and a label with few positive patients takes the global one.
@@ -6,15 +6,14 @@ So every threshold goes through `OutOfFold`, and a label with few positive patie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.agreement import qwk
-from archbench.metrics.metric import Array, ratio
+from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.recalibration import label_rows, positive_patients
 
@@ -28,7 +27,7 @@ Kind = Literal["f1", "youden", "sensitivity", "specificity", "cost"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a threshold is chosen for.
+    """What a threshold is chosen for; `rule_of` makes one from a kind and a single number.
 
     Attributes:
         kind: f1 or youden (sensitivity + specificity - 1), the largest; sensitivity or specificity, the best of the
@@ -52,6 +51,11 @@ class Rule:
             raise ValueError(f"a cost-based threshold needs a positive miss_cost, got {self.miss_cost}")
 
 
+def rule_of(kind: Kind, value: float | None) -> Rule:
+    """Return the rule of a kind whose number is the sensitivity or specificity to hold, or the cost of a miss."""
+    return Rule(kind, miss_cost=value) if kind == "cost" else Rule(kind, target=value)
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Thresholds on log odds; a case is called positive at or above.
@@ -61,12 +65,16 @@ class Thresholds:
         log_odds: Shape (L,).
         global_log_odds: One threshold for all labels, chosen on their pooled cases.
         reasons: Per label why the global one is used; None where the label has its own.
+        n_positive_patients: Patients with a positive case of each label among those it was fitted on, shape (L,).
+        n_patients_with_any: Patients with a positive case of any label.
     """
 
     labels: tuple[str, ...]
     log_odds: Array
     global_log_odds: float
     reasons: tuple[str | None, ...]
+    n_positive_patients: Array
+    n_patients_with_any: int
 
     @property
     def probabilities(self) -> Array:
@@ -99,17 +107,16 @@ def fit_thresholds(
     pooled = best_threshold(rows.logits[known], rows.targets[known], rule)
     if np.isnan(pooled):
         raise ValueError("no threshold can be chosen: the rows to fit on have no positive or no negative case")
-    chosen, reasons = [], []
-    for column, inside, targets, patients in zip(
-        rows.logits.T, known.T, rows.targets.T, positive_patients(rows), strict=True
-    ):
+    chosen, reasons, counts = [], [], positive_patients(rows)
+    for column, inside, targets, patients in zip(rows.logits.T, known.T, rows.targets.T, counts, strict=True):
         own = best_threshold(column[inside], targets[inside], rule) if patients >= few else np.nan
         reason = None if not np.isnan(own) else f"{patients} positive patients, below {few}: the global threshold"
         if patients >= few and reason is not None:
             reason = "no negative case: the global threshold"
         chosen.append(pooled if reason is not None else own)
         reasons.append(reason)
-    return Thresholds(rows.labels, np.array(chosen, dtype=np.float64), float(pooled), tuple(reasons))
+    anyone = len(np.unique(rows.patient_id[(rows.targets == 1).any(axis=1)]))
+    return Thresholds(rows.labels, np.array(chosen, np.float64), float(pooled), tuple(reasons), counts, anyone)
 
 
 def best_threshold(scores: Array, targets: Array, rule: Rule) -> float:
@@ -152,20 +159,6 @@ def _counts_at_cuts(scores: Array, targets: Array) -> tuple[Array, Array, Array]
     # two neighbours in floating point have no middle above the lower one
     middle = np.where(middle > levels[:-1], middle, levels[1:])
     return np.r_[np.nextafter(levels[0], -np.inf), middle, np.nextafter(levels[-1], np.inf)], caught, alarms
-
-
-def spread(fitted: Sequence[Thresholds]) -> dict[str, dict[str, float]]:
-    """Return mean, standard deviation and range of each label's thresholds over folds and seeds, as probabilities."""
-    table = np.array([item.probabilities for item in fitted])
-    return {
-        label: {
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
-            "low": float(values.min()),
-            "high": float(values.max()),
-        }
-        for label, values in zip(fitted[0].labels, table.T, strict=True)
-    }
 
 
 @dataclass(frozen=True)
@@ -253,36 +246,3 @@ def _kappa(below: Array, cuts: Array) -> float:
     edges = np.r_[0, cuts + 1, below.shape[1] - 1]
     found = float(qwk(np.diff(below[:, edges], axis=1)))
     return -np.inf if np.isnan(found) else found
-
-
-def decision_curve(
-    probabilities: Array, targets: Array, *, thresholds: Array, weights: Array | None = None, rows: Array | None = None
-) -> Mapping[str, Array]:
-    """Return the net benefit of deciding by the model, of treating all and of treating none.
-
-    Args:
-        probabilities: Of the positive class, shape (N,).
-        targets: 0 or 1, shape (N,).
-        thresholds: Probability at which one would act, shape (T,), between 0 and 1.
-        weights: Weight of each patient in each resample, shape (P, B); None weighs each case 1.
-        rows: Patient of each case, shape (N,).
-    Returns:
-        "model", "all" and "none", each (T, B): true positives minus false ones times the odds of the threshold, per
-        case.
-    Source:
-        Vickers and Elkin, 2006.
-    """
-    weights = np.ones((len(targets), 1)) if weights is None else weights
-    rows = np.arange(len(targets)) if rows is None else rows
-    odds = (thresholds / (1.0 - thresholds))[:, None]
-
-    def summed(term: Array) -> Any:
-        return np.bincount(rows, weights=term, minlength=len(weights)) @ weights
-
-    n, positives = summed(np.ones(len(targets))), summed(targets.astype(np.float64))
-    called = [probabilities >= threshold for threshold in thresholds]
-    caught = np.array([summed((call & (targets == 1)).astype(np.float64)) for call in called])
-    alarms = np.array([summed((call & (targets == 0)).astype(np.float64)) for call in called])
-    model = ratio(caught - odds * alarms, n)
-    everyone = ratio(positives - odds * (n - positives), n)
-    return {"model": model, "all": everyone, "none": np.zeros(model.shape)}

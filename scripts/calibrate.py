@@ -1,7 +1,7 @@
-"""Fit temperatures out of fold and measure calibration before and after.
+"""Fit temperatures or Platt's lines out of fold and measure calibration before and after.
 
     python scripts/calibrate.py --study study.json --dataset phantom --model resnet18 \
-        --predictions predictions.parquet --output calibration.json
+        --predictions predictions.parquet --folds folds.parquet --output calibration.json
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from archbench.artifacts import provenance, read_predictions, write_json
+from archbench.artifacts import provenance, read_predictions, read_table, write_json
 from archbench.calibration import calibrate
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
+from archbench.out_of_fold import check_not_trained, trained_patients
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +23,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = stage_parser(__doc__, model=True)
     parser.add_argument("--predictions", required=True, help="prediction table with all folds and seeds")
+    parser.add_argument("--folds", required=True, help="fold table of the dataset")
     parser.add_argument("--output", required=True, help="calibration.json to write")
     return parser.parse_args(argv)
 
@@ -32,17 +34,20 @@ def main(argv: list[str] | None = None) -> int:
     label_progress(f"calibrate {args.dataset}/{args.model}")
     study = load_study(args.study)
     predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)
+    check_not_trained(predictions, trained_patients(read_table(args.folds)[0]))
+    settings = study.evaluation
     found = calibrate(
         predictions,
-        resamples=study.evaluation.resamples,
-        confidence=study.evaluation.confidence,
-        seed=study.evaluation.seed,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        isotonic_patients=settings.isotonic_patients if settings.isotonic else None,
     )
     origin = provenance(
         study=study.study, dataset=args.dataset, model=args.model, config_hash=study.hash, code=args.code
     )
     write_json(args.output, {"provenance": origin, **found})
-    print(f"{args.model} on {args.dataset}: {len(found['parameters'])} temperatures", file=sys.stderr)
+    print(f"{args.model} on {args.dataset}: {found['method']}, {len(found['parameters'])} fits", file=sys.stderr)
     return 0
 
 

@@ -20,7 +20,9 @@ from archbench.case_table import case_table
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
 from archbench.evaluation import evaluate
+from archbench.out_of_fold import check_not_trained, trained_patients
 from archbench.tasks import get_task
+from archbench.thresholds import rule_of
 
 if TYPE_CHECKING:
     import argparse
@@ -49,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     dataset, settings = study.datasets[args.dataset], study.evaluation
     task = get_task(dataset.task)
     predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)
-    _, folds = read_table(args.folds)
+    parts, folds = read_table(args.folds)
+    check_not_trained(predictions, trained_patients(parts))
     found = evaluate(
         predictions,
         metrics=task.metrics,
@@ -59,6 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         seed=settings.seed,
         clinical_cut=settings.clinical_cut,
         selected_and_reported=bool(folds.get("selected_and_reported_on_same_cases", False)),
+        rule=rule_of(settings.thresholds.rule, settings.thresholds.value),
+        few_positive_patients=settings.thresholds.few_positive_patients,
+        isotonic_patients=settings.isotonic_patients if settings.isotonic else None,
+        conformal_coverage=settings.conformal_coverage,
     )
     origin = provenance(
         study=study.study, dataset=args.dataset, model=args.model, config_hash=study.hash, code=args.code

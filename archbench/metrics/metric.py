@@ -72,6 +72,12 @@ class Metric:
         return float(mean_defined(np.array([self.function(score, positive)[0] for score, positive in questions])))
 
 
+def log_sum_exp(values: Array) -> Array:
+    """Return the logarithm of the summed exponentials over the last axis."""
+    largest = values.max(axis=-1)
+    return np.asarray(largest + np.log(np.exp(values - largest[..., None]).sum(axis=-1)))
+
+
 def log_softmax(logits: Array) -> Array:
     """Return log probabilities in float64 over the last axis."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)

@@ -49,15 +49,27 @@ def check_single_predictions(predictions: Predictions) -> None:
     Raises:
         ValueError: With the first offenders by name.
     """
-    pairs = np.stack([predictions.seed.astype(str), predictions.case_id.astype(str)])
-    unique, counts = np.unique(pairs, axis=1, return_counts=True)
+    cases, index = np.unique(predictions.case_id, return_inverse=True)
+    _, of_seed = np.unique(predictions.seed, return_inverse=True)
+    counts = np.bincount(of_seed * len(cases) + index)
     if (counts > 1).any():
-        names = unique[1, counts > 1][:3].tolist()
+        names = cases[np.flatnonzero(counts > 1) % len(cases)][:3].tolist()
         raise ValueError(f"cases with more than one prediction per seed: {names}; each case may be scored once")
-    placed = np.unique(np.stack([predictions.patient_id.astype(str), predictions.fold.astype(str)]), axis=1)
-    patients, counts = np.unique(placed[0], return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"patients scored in more than one fold: {patients[counts > 1][:3].tolist()}")
+    torn = split_units(predictions.patient_id, predictions.fold)
+    if torn:
+        raise ValueError(f"patients scored in more than one fold: {torn[:3]}")
+
+
+def split_units(units: Array, groups: Array) -> list[str]:
+    """Return the units (patients) whose rows lie in more than one group, sorted.
+
+    Args:
+        units: Name of each row's unit, shape (N,).
+        groups: Group of each row, shape (N,).
+    """
+    names, first, index = np.unique(units, return_index=True, return_inverse=True)
+    elsewhere = groups != groups[first][index]
+    return [str(name) for name in names[np.unique(index[elsewhere])]]
 
 
 def scored_rows(predictions: Predictions) -> Predictions:

@@ -6,13 +6,14 @@ stacking of single-label tables serve all tasks. What is unknown, ungradable or 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
-from archbench.metrics.metric import Array
+from archbench.metrics.metric import Array, log_sum_exp
 from archbench.tasks import UNGRADABLE
 
 BINARY = ("absent", "present")
@@ -136,3 +137,56 @@ def risk_view(predictions: Predictions) -> Predictions:
         labels=("risk",),
         metadata={},
     )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A yes-or-no question that a table answers: a label, or a class against the rest.
+
+    Attributes:
+        name: Of the label or class; "<zone>: <class>" for zones.
+        log_odds: That the answer is yes, shape (M,).
+        targets: 1 or 0, shape (M,).
+        members: The table's rows with a known answer, ascending, shape (M,).
+    """
+
+    name: str
+    log_odds: Array
+    targets: Array
+    members: Array
+
+    @property
+    def probabilities(self) -> Array:
+        """Chance that the answer is yes, shape (M,)."""
+        return 1.0 / (1.0 + np.exp(-np.clip(self.log_odds, -500.0, 500.0)))
+
+
+def binary_questions(predictions: Predictions, *, cut: int | None = None) -> Iterator[Question]:
+    """Yield the questions of a table of classes, labels or zones.
+
+    Args:
+        cut: Of a table of ordered classes also ask for this class or worse.
+    """
+    if predictions.outputs == "labels":
+        for k, name in enumerate(predictions.labels):
+            members = np.flatnonzero(np.isin(predictions.targets[:, k], (0.0, 1.0)))
+            odds = predictions.logits[members, k].astype(np.float64)
+            yield Question(name, odds, predictions.targets[members, k], members)
+        return
+    for group, zone in enumerate(predictions.labels):
+        table = whole_view(predictions, group) if predictions.outputs == "zones" else predictions
+        members = np.flatnonzero(~np.isnan(table.targets[:, 0]))
+        logits, truth = table.logits[members].astype(np.float64), table.targets[members, 0]
+        for k, name in enumerate(table.classes):
+            title = f"{zone}: {name}" if predictions.outputs == "zones" else name
+            yield Question(title, _odds(logits, [k]), (truth == k).astype(np.float64), members)
+        if cut is not None and predictions.outputs == "classes" and 0 < cut < len(table.classes):
+            worse = list(range(cut, len(table.classes)))
+            title = f"{table.classes[cut]} or worse"
+            yield Question(title, _odds(logits, worse), (truth >= cut).astype(np.float64), members)
+
+
+def _odds(logits: Array, chosen: list[int]) -> Array:
+    """Log odds of some classes against the others, from logits (N, K)."""
+    inside = np.isin(np.arange(logits.shape[1]), chosen)
+    return log_sum_exp(logits[:, inside]) - log_sum_exp(logits[:, ~inside])

@@ -9,16 +9,16 @@ import pytest
 from planted import cohort, holdout, noisy_logits, planted, table
 
 from archbench.artifacts import softmax
-from archbench.calibration import (
-    apply_temperatures,
-    calibrate,
-    fit_temperatures,
-    minimise_log_loss,
-    null_floor,
-    reliability_bins,
-)
+from archbench.calibrated import calibrated
+from archbench.calibration import calibrate, null_floor, reliability_bins
+from archbench.temperature import minimise_log_loss
 
 SETTINGS = {"resamples": 300, "confidence": 0.95, "seed": 0}
+
+
+def temperatures(predictions):
+    """Fitted temperatures, by seed and fold."""
+    return calibrated(predictions).parameters
 
 
 def calibrated_table(*, scale=1.0, patients=400, rng=0):
@@ -32,12 +32,12 @@ def calibrated_table(*, scale=1.0, patients=400, rng=0):
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_a_planted_temperature_is_recovered_in_every_fold(scale):
-    found = fit_temperatures(calibrated_table(scale=scale))
-    assert [item.fold for item in found] == [0, 1, 2, 3, 4]
+    found = temperatures(calibrated_table(scale=scale))
+    assert [item["fold"] for item in found] == [0, 1, 2, 3, 4]
     for item in found:
-        assert item.temperature == pytest.approx(scale, rel=0.2)
-        assert f"{item.fold}" not in item.fitted_on.split("folds")[1]
-        assert item.n_patients == 320
+        assert item["temperature"] == pytest.approx(scale, rel=0.2)
+        assert str(item["fold"]) not in item["fitted_on"].split("folds")[1]
+        assert item["n_patients"] == 320
 
 
 def test_temperature_is_the_least_log_loss():
@@ -55,7 +55,7 @@ def test_rows_of_a_fold_dont_move_their_own_temperature():
     predictions = planted()
     changed = replace(predictions, logits=predictions.logits.copy())
     changed.logits[changed.fold == 2] *= -5
-    before, after = fit_temperatures(predictions), fit_temperatures(changed)
+    before, after = temperatures(predictions), temperatures(changed)
     assert before[2] == after[2]
     assert before[1] != after[1]
 
@@ -68,7 +68,8 @@ def test_calibration_helps_an_overconfident_model_and_keeps_its_classes():
         assert after["value"] < raw["value"]
         assert raw["low"] <= raw["value"] <= raw["high"]
     assert found["ece"]["calibrated"]["value"] < 2 * found["ece"]["null_floor_calibrated"]
-    scaled = apply_temperatures(predictions, fit_temperatures(predictions))
+    scaled = calibrated(predictions).rows
+    assert scaled is not None
     np.testing.assert_array_equal(scaled.logits.argmax(axis=1), predictions.logits.argmax(axis=1))
 
 
@@ -99,7 +100,7 @@ def test_without_a_test_part_nothing_is_fitted_and_the_reason_is_said():
 
 def test_each_seed_has_its_own_temperature():
     predictions = planted(seeds=(1, 2), patients=60)
-    assert [(item.seed, item.fold) for item in fit_temperatures(predictions)] == [
+    assert [(item["seed"], item["fold"]) for item in temperatures(predictions)] == [
         (seed, fold) for seed in (1, 2) for fold in range(5)
     ]
 
@@ -129,4 +130,4 @@ def test_order_of_rows_does_not_matter():
 def test_a_model_without_skill_gets_a_high_temperature():
     case_id, patient_id, fold, y_true = cohort()
     noise = table(case_id, patient_id, fold, y_true, 3 * noisy_logits(y_true, skill=0.0, rng=4))
-    assert min(item.temperature for item in fit_temperatures(noise)) > 5
+    assert min(item["temperature"] for item in temperatures(noise)) > 5

@@ -215,6 +215,8 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
         accompany(changed, path[-1], changed["training"])
     if path[-1] == "drop_path":  # the plain CNN has no branches
         changed["models"]["small"]["architecture"] = "resnet18"
+    if path[:3] == ("evaluation", "thresholds", "value"):  # a number that only some rules take
+        changed["evaluation"]["thresholds"]["rule"] = "sensitivity"
     if path[-1] == "format":
         del changed["datasets"]["eyes"]["columns"]
     after = parse(changed)
@@ -848,3 +850,22 @@ def test_what_shapes_a_network_arrives() -> None:
         "architecture": "resnet18", "image_size": 96, "normalization": "auto", "head": "mlp", "head_hidden": 64,
         "attention": "se", "in_channels": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [
+        ({"rule": "f1", "value": 0.9}, "takes no value"),
+        ({"rule": "sensitivity"}, "needs it: the sensitivity to hold"),
+        ({"rule": "specificity", "value": 1.2}, "1.2 is no specificity"),
+        ({"rule": "cost"}, "what a miss costs"),
+    ],
+)
+def test_a_threshold_rule_and_its_value_fit_together(thresholds: dict[str, Any], words: str) -> None:
+    problem = only_problem(base(evaluation={"thresholds": thresholds}))
+    assert problem.startswith("evaluation.thresholds.value: ") and words in problem
+
+
+def test_costs_may_be_above_one() -> None:
+    study = parse(base(evaluation={"thresholds": {"rule": "cost", "value": 5.0}}))
+    assert study.evaluation.thresholds.value == 5

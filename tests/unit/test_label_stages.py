@@ -11,29 +11,15 @@ import pytest
 from label_tables import LABELS, label_table, zone_table
 
 from archbench.artifacts import read_predictions, write_predictions
+from archbench.calibrated import calibrated
 from archbench.calibration import calibrate
 from archbench.case_table import case_table, file_id
 from archbench.comparison import compare
 from archbench.ensemble import build_ensemble
 from archbench.explained import choose_questions
-from archbench.label_calibration import apply_platt, fit_platt, solve_platt
-from archbench.label_thresholds import apply_thresholds, best_f1_threshold, fit_thresholds
 from archbench.members import member_logits, member_view, stack_members
 
 SETTINGS = {"resamples": 200, "confidence": 0.95, "seed": 0}
-
-
-def test_platt_recovers_planted_slopes_and_shrinks_them_together() -> None:
-    rng = np.random.default_rng(0)
-    columns = []
-    for slope, intercept, n in ((0.5, 1.0, 4000), (0.5, -1.0, 4000), (2.0, 0.0, 12)):
-        logits = rng.normal(0, 2, n)
-        truth = (rng.random(n) < 1 / (1 + np.exp(-(slope * logits + intercept)))).astype(float)
-        columns.append((logits, truth))
-    slopes, intercepts = solve_platt(columns)
-    np.testing.assert_allclose(slopes[:2], 0.5, atol=0.06)
-    np.testing.assert_allclose(intercepts[:2], [1.0, -1.0], atol=0.12)
-    assert slopes[2] < 1.2  # twelve cases don't move a label far from the others
 
 
 def test_platt_never_sees_the_patients_it_scales() -> None:
@@ -41,9 +27,13 @@ def test_platt_never_sees_the_patients_it_scales() -> None:
     targets = table.targets.copy()
     inside = table.fold == 0
     targets[inside] = 1 - targets[inside]
-    before, after = fit_platt(table), fit_platt(replace(table, targets=targets))
-    assert [item.slope for item in before if item.fold == 0] == [item.slope for item in after if item.fold == 0]
-    assert [item.slope for item in before if item.fold == 1] != [item.slope for item in after if item.fold == 1]
+    before, after = (calibrated(rows).parameters for rows in (table, replace(table, targets=targets)))
+    assert [item["slope"] for item in before if item["fold"] == 0] == [
+        item["slope"] for item in after if item["fold"] == 0
+    ]
+    assert [item["slope"] for item in before if item["fold"] == 1] != [
+        item["slope"] for item in after if item["fold"] == 1
+    ]
 
 
 def test_calibration_of_labels_helps_where_it_was_off() -> None:
@@ -54,7 +44,8 @@ def test_calibration_of_labels_helps_where_it_was_off() -> None:
     assert found["ece"]["calibrated"]["value"] < 0.5 * found["ece"]["raw"]["value"]
     assert found["log_loss"]["calibrated"]["value"] < found["log_loss"]["raw"]["value"]
     assert set(found["per_label"]) == set(LABELS)
-    scaled = apply_platt(table, fit_platt(table))
+    scaled = calibrated(table).rows
+    assert scaled is not None
     order = [np.argsort(rows.logits[rows.fold == 1, 0]) for rows in (table, scaled)]
     np.testing.assert_array_equal(*order)  # within a fold the ranking stays
 
@@ -72,26 +63,6 @@ def test_a_regression_has_nothing_to_calibrate() -> None:
     found = calibrate(replace(number, metadata={"outputs": "value"}), **SETTINGS)
     assert found["ece"]["raw"]["value"] is None
     assert "no probabilities" in found["ece"]["raw"]["reason"]
-
-
-def test_the_best_threshold_by_hand() -> None:
-    logits = np.array([3.0, 2.0, 1.0, 0.0, -1.0])
-    positive = np.array([True, True, False, True, False])
-    assert best_f1_threshold(logits, positive) == pytest.approx(-0.5)  # three of three found, one false: F1 6/7
-    assert best_f1_threshold(logits, np.zeros(5, bool)) == 0.0
-
-
-def test_rare_labels_take_the_global_threshold() -> None:
-    table = label_table(skill=0.5, prevalence=(0.4, 0.25, 0.04))
-    fitted = fit_thresholds(table)
-    rare = [item for item in fitted if item.label == "Fracture"]
-    shared = {item.fold: item.logit for item in fitted if not item.label}
-    assert all(item.scope == "global" and item.logit == shared[item.fold] for item in rare)
-    assert all(item.scope == "label" for item in fitted if item.label == "Edema")
-    shifted = apply_thresholds(table, fitted, scope="label")
-    own = next(item for item in fitted if item.label == "Edema" and item.fold == 2)
-    rows = table.fold == 2
-    np.testing.assert_array_equal(shifted.logits[rows, 0] > 0, table.logits[rows, 0] - own.logit > 0)
 
 
 def test_members_are_seen_label_by_label() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from planted import holdout, planted
 from planted_labels import planted_labels
 
-from archbench.calibration import fit_temperature
 from archbench.out_of_fold import (
     LeakError,
     OutOfFold,
@@ -26,6 +25,7 @@ from archbench.out_of_fold import (
     source_rows,
 )
 from archbench.stacking import fit_stacker
+from archbench.temperature import fit_temperature
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,17 +72,17 @@ def test_fitting_refuses_rows_of_the_patients_it_is_applied_to(row):
     source = out_of_fold(predictions)
     applied = predictions.select(np.array([row]))
     with pytest.raises(LeakError, match="other patients"):
-        fit_temperature(source, applied=applied, fold=0, seed=1)
+        fit_temperature(source, applied=applied, seed=1)
     with pytest.raises(LeakError, match="other patients"):
         fit_stacker(source, applied=applied, n_members=1, seed=1)
     fold = int(applied.fold[0])
-    assert fit_temperature(source.without(fold), applied=applied, fold=fold, seed=1).n_patients == 15
+    assert fit_temperature(source.without(fold), applied=applied, seed=1).n_patients == 15
 
 
 def test_fitting_takes_no_plain_table():
     predictions = planted(patients=20)
     with pytest.raises(TypeError, match="OutOfFold"):
-        fit_temperature(predictions, applied=predictions.select(np.arange(0)), fold=0, seed=1)
+        fit_temperature(predictions, applied=predictions.select(np.arange(0)), seed=1)
     with pytest.raises(TypeError, match="OutOfFold"):
         fit_stacker(predictions, applied=predictions.select(np.arange(0)), n_members=1, seed=1)
     with pytest.raises(TypeError):

@@ -165,6 +165,11 @@ def data_settings(w):
     )
 
 
+def evaluation_settings(*names):
+    """The keys of `evaluation` that a job depends on: the level and seed of all intervals, and its own."""
+    return STUDY.evaluation.model_dump(include={"confidence", "seed", *names})
+
+
 def network_settings(w):
     return network_settings_of(w.model, w.dataset)
 

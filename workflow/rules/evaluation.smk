@@ -4,7 +4,8 @@
 
 rule calibrate:
     input:
-        f"{MODEL}/predictions.parquet",
+        predictions=f"{MODEL}/predictions.parquet",
+        folds=f"{DATA}/folds.parquet",
     output:
         f"{MODEL}/calibration.json",
     log:
@@ -13,7 +14,7 @@ rule calibrate:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
-        settings=STUDY.evaluation.model_dump(),
+        settings=evaluation_settings("resamples", "isotonic", "isotonic_patients"),
         code=fingerprint(
             "calibrate", components_of(metric=["ece", "log_loss", "brier"])
         ),
@@ -21,8 +22,8 @@ rule calibrate:
         "{wildcards.dataset}: calibrate {wildcards.model}"
     shell:
         "python $SCRIPTS/calibrate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
-        " --model {wildcards.model} --predictions {input} --output {output}"
-        " --code {params.code} 2>&1 | tee {log}"
+        " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
+        " --output {output} --code {params.code} 2>&1 | tee {log}"
 
 
 rule evaluate:
@@ -38,7 +39,10 @@ rule evaluate:
         mem_mb=grow(2000),
         runtime=grow(30),
     params:
-        settings=STUDY.evaluation.model_dump(),
+        settings=evaluation_settings(
+            *("resamples", "clinical_cut", "thresholds", "isotonic"),
+            *("isotonic_patients", "conformal_coverage"),
+        ),
         code=metrics_code("evaluate"),
     message:
         "{wildcards.dataset}: evaluate {wildcards.model}"
@@ -88,7 +92,7 @@ rule compare:
         runtime=grow(60),
     params:
         models=rated_models(),
-        settings=STUDY.evaluation.model_dump(),
+        settings=evaluation_settings("comparison_resamples", "delta", "clinical_cut"),
         code=metrics_code("compare"),
     message:
         "{wildcards.dataset}: compare {params.models}"

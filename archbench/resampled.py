@@ -1,0 +1,112 @@
+"""The scored rows of a table with the shared resamples of its patients, and the records made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from archbench.artifacts import MetricRecord, Predictions
+from archbench.metrics.metric import Array, Metric
+from archbench.metrics.scoring import Scores, patient_rows, score
+from archbench.statistics import Estimate, estimate, metric_record
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The scored rows and the resamples that all models of a dataset share.
+
+    Attributes:
+        rows: One row per case and seed.
+        patients: Sorted names, shape (P,).
+        weights: Patient counts of each resample, shape (B, P).
+        confidence: Level of the intervals.
+    """
+
+    rows: Predictions
+    patients: Array
+    weights: Array
+    confidence: float
+
+    @cached_property
+    def unit(self) -> Array:
+        """Index of each row's patient, shape (N,)."""
+        return patient_rows(self.rows, self.patients)
+
+    @cached_property
+    def case(self) -> Array:
+        """A number for each row's case, shape (N,)."""
+        return np.unique(self.rows.case_id, return_inverse=True)[1]
+
+    @cached_property
+    def seed(self) -> Array:
+        """Place of each row's training seed, shape (N,)."""
+        return np.unique(self.rows.seed, return_inverse=True)[1]
+
+    @cached_property
+    def columns(self) -> Array:
+        """The sample itself (all ones), then the resamples, shape (P, 1 + B)."""
+        found = np.ones((len(self.patients), 1 + len(self.weights)))
+        found[:, 1:] = self.weights.T
+        return found
+
+    @cached_property
+    def n_cases(self) -> int:
+        """Number of cases."""
+        return len(np.unique(self.case))
+
+    def counts(self, members: Array | None = None) -> tuple[int, int]:
+        """Return the number of cases and patients among some rows (indices or mask); of all without."""
+        if members is None:
+            return self.n_cases, len(self.patients)
+        return len(np.unique(self.case[members])), len(np.unique(self.unit[members]))
+
+    def of(self, rows: Predictions) -> Resampled:
+        """The same resamples of other rows of these patients."""
+        return replace(self, rows=rows)
+
+    def record(
+        self,
+        name: str,
+        scores: Scores,
+        reason: str,
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        centred: bool = False,
+        counts: tuple[int, int] | None = None,
+    ) -> MetricRecord:
+        """Return the record of scores; without a value it carries `reason`."""
+        found = estimate(scores, confidence=self.confidence, bounds=bounds, centred=centred)
+        return self.written(name, found, reason, counts=counts)
+
+    def written(
+        self, name: str, found: Estimate, reason: str, *, counts: tuple[int, int] | None = None
+    ) -> MetricRecord:
+        """Return the record of an estimate."""
+        n_cases, n_patients = self.counts() if counts is None else counts
+        return metric_record(name, found, n_cases=n_cases, n_patients=n_patients, undefined_reason=reason)
+
+    def scored(self, name: str, metric: Metric, *, rows: Predictions | None = None) -> MetricRecord:
+        """Return the record of a metric of the rows, or of other rows of the same cases."""
+        found = score(self.rows if rows is None else rows, metric, self.patients, self.weights)
+        return self.record(name, found, metric.undefined_reason, bounds=metric.bounds, centred=metric.centred)
+
+    def mean_scores(self, values: Array, members: Array | None = None) -> Scores:
+        """Return the mean of a value per row, of each seed, as points and for every resample.
+
+        Args:
+            values: Shape (M,), one per member; NaN is left out.
+            members: Indices of rows, shape (M,); None takes all.
+        """
+        inside = np.arange(len(self.rows)) if members is None else members
+        defined = ~np.isnan(values)
+        values, inside = values[defined], inside[defined]
+        n_seeds, size = int(self.seed.max()) + 1, len(self.patients)
+        place = self.seed[inside] * size + self.unit[inside]
+        sums = np.bincount(place, weights=values, minlength=n_seeds * size).reshape(n_seeds, size)
+        counts = np.bincount(place, minlength=n_seeds * size).reshape(n_seeds, size).astype(np.float64)
+        both = np.concatenate([sums, counts]) @ self.columns
+        above, below = both[:n_seeds], both[n_seeds:]
+        found = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+        return Scores(points=found[:, 0], draws=found[:, 1:])
