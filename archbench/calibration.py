@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax, undefined
-from archbench.calibrated import Calibrated, calibrated
+from archbench.calibrated import calibrated
 from archbench.calibration_table import calibration_table
 from archbench.metrics.calibration_error import N_BINS, confidence_bin
 from archbench.metrics.scoring import scored_rows
-from archbench.metrics.views import is_grouped, pooled_view, view_of, views
+from archbench.metrics.views import is_grouped, pooled_view, views
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
 from archbench.statistics import patient_weights, wilson_interval
@@ -43,13 +43,14 @@ def calibrate(
         return _uncalibrated(raw, str(found.reason))
     weights = patient_weights(raw.patient_id, strata=raw.fold, resamples=resamples, seed=seed)
     sample = Resampled(raw, weights.patients, weights.weights, confidence)
+    after_sample = None if found.rows is None else sample.of(found.rows)
     result: dict[str, Any] = {"method": found.method, "reason": found.reason, "parameters": found.parameters}
     for name in MEASURES:
         before = sample.scored(name, METRICS.get(name))
-        if found.rows is None:
+        if after_sample is None:
             after = undefined(name, str(found.reason), before["n_cases"], before["n_patients"])
         else:
-            after = sample.scored(name, METRICS.get(name), rows=found.rows)
+            after = after_sample.scored(name, METRICS.get(name))
         result[name] = {"raw": before, "calibrated": after}
     result["ece"]["null_floor"] = _floor(raw, seed=seed)
     result["ece"]["null_floor_calibrated"] = None if found.rows is None else _floor(found.rows, seed=seed)
@@ -59,7 +60,7 @@ def calibrate(
     }
     result["table"] = calibration_table(sample, found.rows, seed=seed)
     if is_grouped(raw):
-        result["per_label"] = _per_label(sample, found)
+        result["per_label"] = _per_label(sample, after_sample)
     return result
 
 
@@ -84,15 +85,15 @@ def _floor(rows: Predictions, *, seed: int) -> float:
     return float(np.mean([null_floor(table, seed=seed) for table in tables]))
 
 
-def _per_label(sample: Resampled, found: Calibrated) -> dict[str, dict[str, Any]]:
+def _per_label(raw: Resampled, scaled: Resampled | None) -> dict[str, dict[str, Any]]:
     """ECE of each label or zone before and after."""
-    result: dict[str, dict[str, Any]] = {}
-    metric = METRICS.get("ece")
-    for group, name in enumerate(sample.rows.labels):
-        result[name] = {}
-        for key, rows in (("raw", sample.rows), ("calibrated", found.rows)):
-            table = None if rows is None else view_of(rows, group)
-            result[name][key] = sample.of(table).scored("ece", metric) if table is not None and len(table) else None
+    metric, result = METRICS.get("ece"), {}
+    for group, name in enumerate(raw.rows.labels):
+        known = bool(raw.known[:, group].any())
+        result[name] = {
+            key: sample.group_scored("ece", group, metric, metric.undefined_reason) if sample and known else None
+            for key, sample in (("raw", raw), ("calibrated", scaled))
+        }
     return result
 
 

@@ -8,17 +8,15 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
+from archbench.metrics.drawn import Drawn, parts
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
-from archbench.metrics.metric import Array, Metric, defined_or_none
+from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none
 from archbench.metrics.scoring import (
     MIN_PATIENTS_PER_SIDE,
     Scores,
-    confusion_draws,
     frozen_questions,
     macro_scores,
-    parts,
     question_scores,
-    rank_draws,
 )
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
@@ -54,9 +52,9 @@ def class_warnings(rows: Predictions) -> list[str]:
 def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any]]:
     """Return precision, recall, F1 and AUROC of each class; support counts cases, not their seeds."""
     rows = sample.rows
-    counts = confusion_draws(rows, sample.patients, sample.weights)
+    counts = sample.drawn.confusion
     by_metric = {name: function(counts) for name, function in CLASS_METRICS.items()}
-    ranks = rank_draws(rows, METRICS.get("auroc_macro"), sample.patients, sample.weights)
+    ranks = sample.drawn.ranks(METRICS.get("auroc_macro"))
     aurocs = question_scores(ranks)
     first_seed = rows.seed == rows.seed.min()
     support = np.bincount(rows.y_true[first_seed], minlength=len(rows.classes))
@@ -93,14 +91,13 @@ def _fold_value(rows: Predictions, metric: Metric, questions: Array | None) -> f
     if questions is None:
         return defined_or_none(metric.value(softmax(rows.logits), rows.y_true, rows.metadata.get("decision", "argmax")))
     patients = np.unique(rows.patient_id)
-    ranks = rank_draws(rows, metric, patients, np.zeros((0, len(patients))))
+    ranks = Drawn(rows, patients, np.zeros((0, len(patients)))).ranks(metric)
     return defined_or_none(macro_scores(ranks, questions).point)
 
 
 def class_confusion(rows: Predictions) -> list[list[int]]:
     """Return counts summed over seeds, rows the truth."""
-    patients = np.unique(rows.patient_id)
-    counts = confusion_draws(rows, patients, np.zeros((0, len(patients))))[:, 0].sum(axis=0)
+    counts = confusion_matrix(rows.y_true, rows.decisions, len(rows.classes))
     return [[int(count) for count in line] for line in counts]
 
 

@@ -21,9 +21,10 @@ from archbench.label_results import (
     risk_results,
 )
 from archbench.metrics.auroc import metric_at_cut
+from archbench.metrics.drawn import parts
 from archbench.metrics.metric import Metric, defined_or_none
-from archbench.metrics.scoring import Scores, frozen_classes, parts, score, scored_rows
-from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes, views
+from archbench.metrics.scoring import Scores, frozen_classes, score_drawn, scored_rows
+from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes
 from archbench.net_benefit import curve_results
 from archbench.resampled import Resampled
 from archbench.statistics import FEW_PATIENTS, NOTED_UNDEFINED_SHARE, Estimate, estimate, patient_weights
@@ -121,7 +122,8 @@ def _groups(
     if rows.outputs == "labels":
         result |= {"classes": list(rows.labels), "per_class": per_label(sample), "roc": label_roc_curves(rows)}
         result["confusion_matrices"] = {
-            name: confusion_counts(table) for name, table in zip(rows.labels, views(rows), strict=True)
+            name: confusion_counts(group.predictions)
+            for name, group in zip(rows.labels, sample.drawn.groups, strict=True)
         }
     elif rows.outputs == "zones":
         result |= {"classes": list(scored_classes(rows)), "labels": list(rows.labels)}
@@ -147,7 +149,7 @@ def _overall(sample: Resampled, metrics: dict[str, Metric], warnings: list[str])
     """The record of each metric, its spread over seeds, and both parts of its standard error."""
     records, seed_sd, standard_errors = {}, {}, {}
     for name, metric in metrics.items():
-        scores = score(sample.rows, metric, sample.patients, sample.weights)
+        scores = score_drawn(sample.drawn, metric)
         records[name], found = _record(sample, metric, scores, warnings)
         seed_sd[name] = defined_or_none(found.se_seeds * np.sqrt(len(scores.points)))
         standard_errors[name] = {

@@ -9,9 +9,10 @@ import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
+from archbench.metrics.drawn import parts
 from archbench.metrics.label_sets import OVERPREDICTION_ALARM
-from archbench.metrics.metric import Array, Metric, defined_or_none, mean_defined
-from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, Scores, confusion_draws, frozen_classes, parts, score
+from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none, mean_defined
+from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, frozen_classes, score
 from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
@@ -43,28 +44,17 @@ ZONE_METRICS = {
 }
 
 
-def table_record(sample: Resampled, name: str, table: Predictions, metric: Metric, reason: str) -> MetricRecord:
-    """Return the record of a metric on one label's or zone's table."""
-    counts = len(np.unique(table.case_id)), len(np.unique(table.patient_id))
-    if len(table) == 0:
-        nothing = np.full((1, len(sample.weights)), np.nan)
-        return sample.record(name, Scores(nothing[:, 0], nothing), "no case has this label known", counts=counts)
-    asked = np.array([False, True]) if metric.kind == "rank" and len(table.classes) == 2 else None
-    scores = score(table, metric, sample.patients, sample.weights, asked)
-    return sample.record(name, scores, reason, bounds=metric.bounds, centred=metric.centred, counts=counts)
-
-
 def label_record(sample: Resampled, group: int, key: str) -> MetricRecord:
     """Return the record of one of `LABEL_METRICS` of a label."""
-    metric = METRICS.get(LABEL_METRICS[key])
-    return table_record(sample, key, view_of(sample.rows, group), metric, LABEL_REASONS[key])
+    return sample.group_scored(key, group, METRICS.get(LABEL_METRICS[key]), LABEL_REASONS[key])
 
 
 def per_label(sample: Resampled) -> dict[str, dict[str, Any]]:
     """Return each label's counts and metrics; `counted` says whether it is in the frozen set of the macro means."""
     counted = frozen_classes(sample.rows)[:, 1]
     result: dict[str, dict[str, Any]] = {}
-    for k, (name, table) in enumerate(zip(sample.rows.labels, views(sample.rows), strict=True)):
+    for k, (name, group) in enumerate(zip(sample.rows.labels, sample.drawn.groups, strict=True)):
+        table = group.predictions
         one_seed = table.select(table.seed == sample.rows.seed.min())
         positive, n = int((one_seed.targets[:, 0] == 1).sum()), len(one_seed)
         called = float(table.decisions.mean()) if len(table) else None
@@ -83,14 +73,13 @@ def per_label(sample: Resampled) -> dict[str, dict[str, Any]]:
 def per_zone(sample: Resampled) -> dict[str, dict[str, Any]]:
     """Return each zone's counts, metrics and confusion matrix (summed over seeds, rows the truth)."""
     result: dict[str, dict[str, Any]] = {}
-    all_cases = len(np.unique(sample.rows.case_id))
-    for name, table in zip(sample.rows.labels, views(sample.rows), strict=True):
-        graded = len(np.unique(table.case_id))
-        result[name] = {"support": graded, "n_ungradable": all_cases - graded}
+    for k, (name, group) in enumerate(zip(sample.rows.labels, sample.drawn.groups, strict=True)):
+        graded, _ = sample.counts(sample.known[:, k])
+        result[name] = {"support": graded, "n_ungradable": sample.n_cases - graded}
         for key, of in ZONE_METRICS.items():
             metric = METRICS.get(of)
-            result[name][key] = table_record(sample, key, table, metric, metric.undefined_reason)
-        result[name]["confusion_matrix"] = confusion_counts(table)
+            result[name][key] = sample.group_scored(key, k, metric, metric.undefined_reason)
+        result[name]["confusion_matrix"] = confusion_counts(group.predictions)
     return result
 
 
@@ -98,8 +87,7 @@ def confusion_counts(table: Predictions) -> list[list[int]]:
     """Return counts summed over seeds, rows the truth."""
     if len(table) == 0:
         return [[0] * len(table.classes) for _ in table.classes]
-    patients = np.unique(table.patient_id)
-    counts = confusion_draws(table, patients, np.zeros((0, len(patients))))[:, 0].sum(axis=0)
+    counts = confusion_matrix(table.y_true, table.decisions, len(table.classes))
     return [[int(count) for count in line] for line in counts]
 
 

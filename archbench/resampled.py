@@ -8,8 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Array, Metric
-from archbench.metrics.scoring import Scores, patient_rows, score
+from archbench.metrics.scoring import Scores, score_drawn
+from archbench.metrics.views import whole_view
 from archbench.statistics import Estimate, estimate, metric_record
 
 
@@ -30,9 +32,24 @@ class Resampled:
     confidence: float
 
     @cached_property
+    def drawn(self) -> Drawn:
+        """The rows with all resamples: what metrics are made of, computed once."""
+        return Drawn(self.rows, self.patients, self.weights, both=True)
+
+    @property
     def unit(self) -> Array:
         """Index of each row's patient, shape (N,)."""
-        return patient_rows(self.rows, self.patients)
+        return self.drawn.unit
+
+    @property
+    def seed(self) -> Array:
+        """Place of each row's training seed, shape (N,)."""
+        return self.drawn.seed
+
+    @property
+    def columns(self) -> Array:
+        """The sample itself (all ones), then the resamples, shape (P, 1 + B)."""
+        return self.drawn.columns
 
     @cached_property
     def case(self) -> Array:
@@ -40,16 +57,10 @@ class Resampled:
         return np.unique(self.rows.case_id, return_inverse=True)[1]
 
     @cached_property
-    def seed(self) -> Array:
-        """Place of each row's training seed, shape (N,)."""
-        return np.unique(self.rows.seed, return_inverse=True)[1]
-
-    @cached_property
-    def columns(self) -> Array:
-        """The sample itself (all ones), then the resamples, shape (P, 1 + B)."""
-        found = np.ones((len(self.patients), 1 + len(self.weights)))
-        found[:, 1:] = self.weights.T
-        return found
+    def known(self) -> Array:
+        """Which cells of a table with labels or zones are scored, boolean (N, L)."""
+        columns = [whole_view(self.rows, group).targets[:, 0] for group in range(len(self.rows.labels))]
+        return ~np.isnan(np.stack(columns, axis=1))
 
     @cached_property
     def n_cases(self) -> int:
@@ -64,7 +75,9 @@ class Resampled:
 
     def of(self, rows: Predictions) -> Resampled:
         """The same resamples of other rows of these patients."""
-        return replace(self, rows=rows)
+        other = replace(self, rows=rows)
+        other.__dict__["drawn"] = self.drawn.table(rows)  # a cached property: the resamples are shared
+        return other
 
     def record(
         self,
@@ -87,10 +100,21 @@ class Resampled:
         n_cases, n_patients = self.counts() if counts is None else counts
         return metric_record(name, found, n_cases=n_cases, n_patients=n_patients, undefined_reason=reason)
 
-    def scored(self, name: str, metric: Metric, *, rows: Predictions | None = None) -> MetricRecord:
-        """Return the record of a metric of the rows, or of other rows of the same cases."""
-        found = score(self.rows if rows is None else rows, metric, self.patients, self.weights)
+    def scored(self, name: str, metric: Metric) -> MetricRecord:
+        """Return the record of a metric of the rows."""
+        found = score_drawn(self.drawn, metric)
         return self.record(name, found, metric.undefined_reason, bounds=metric.bounds, centred=metric.centred)
+
+    def group_scored(self, name: str, group: int, metric: Metric, reason: str) -> MetricRecord:
+        """Return the record of a metric of one label or zone."""
+        drawn = self.drawn.groups[group]
+        counts = self.counts(self.known[:, group])
+        if not len(drawn.predictions):
+            nothing = np.full((1, len(self.weights)), np.nan)
+            return self.record(name, Scores(nothing[:, 0], nothing), "no case has this label known", counts=counts)
+        asked = np.array([False, True]) if metric.kind == "rank" and self.rows.outputs == "labels" else None
+        found = score_drawn(drawn, metric, asked)
+        return self.record(name, found, reason, bounds=metric.bounds, centred=metric.centred, counts=counts)
 
     def mean_scores(self, values: Array, members: Array | None = None) -> Scores:
         """Return the mean of a value per row, of each seed, as points and for every resample.

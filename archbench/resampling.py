@@ -154,27 +154,38 @@ def blocks(weights: Array, size: int) -> Iterator[tuple[slice, Array]]:
         yield part, np.ascontiguousarray(weights[:, part], dtype=np.float64)
 
 
-def question_draws(y_score: Array, targets: Array, weights: Array, rows: Array) -> tuple[Array, Array]:
-    """Return AUROC and average precision of every question and resample, shapes (Q, B) and (Q, B).
+def question_draws(
+    y_score: Array,
+    targets: Array,
+    weights: Array,
+    rows: Array,
+    measures: tuple[str, ...] = ("auroc", "average_precision"),
+) -> tuple[Array, ...]:
+    """Return AUROC and average precision of every question and resample, shape (Q, B) each.
 
     Args:
         y_score: One column per binary question, shape (N, Q).
         targets: 1 positive, 0 negative, NaN unknown (left out of this question only), shape (N, Q).
         weights: Weight of each unit in each resample, shape (P, B), any number type.
         rows: Unit of each case, shape (N,).
+        measures: Which of the two, in this order.
     """
+    unknown = sorted(set(measures) - {"auroc", "average_precision"})
+    if unknown:
+        raise ValueError(f"unknown measures {unknown} (known: auroc, average_precision)")
     known = ~np.isnan(targets)
     questions = [
         steps(y_score[mask, q], targets[mask, q] > 0.5, rows[mask], len(weights)) for q, mask in enumerate(known.T)
     ]
-    areas = np.empty((len(questions), weights.shape[1]))
-    precisions = np.empty_like(areas)
+    found = {name: np.empty((len(questions), weights.shape[1])) for name in measures}
     for part, block in blocks(weights, max((question.size for question in questions), default=1)):
         for q, question in enumerate(questions):
             gained, passed = _running(question, block)
-            areas[q, part] = _auroc(question, block, gained, passed)
-            precisions[q, part] = _average_precision(gained, passed)
-    return areas, precisions
+            if "auroc" in found:
+                found["auroc"][q, part] = _auroc(question, block, gained, passed)
+            if "average_precision" in found:
+                found["average_precision"][q, part] = _average_precision(gained, passed)
+    return tuple(found[name] for name in measures)
 
 
 def mean_draws(values: Array, weights: Array, rows: Array) -> Array:

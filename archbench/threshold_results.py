@@ -15,7 +15,7 @@ from archbench.artifacts import MetricRecord, Predictions
 from archbench.calibrated import Calibrated, CalibratedPart
 from archbench.label_results import label_record
 from archbench.metrics.metric import Array, defined_or_none
-from archbench.metrics.scoring import score
+from archbench.metrics.scoring import score_drawn
 from archbench.recalibration import Isotonic, Platt
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
@@ -178,5 +178,5 @@ def cut_point_results(found: Calibrated, sample: Resampled) -> dict[str, Any]:
 
 def _gain(decided: Resampled, used: Resampled) -> MetricRecord:
     metric = METRICS.get("qwk")
-    after, before = (score(table.rows, metric, table.patients, table.weights) for table in (decided, used))
+    after, before = (score_drawn(table.drawn, metric) for table in (decided, used))
     return used.record("qwk_gain", difference(after, before), metric.undefined_reason, bounds=(-2.0, 2.0))
