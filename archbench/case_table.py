@@ -91,4 +91,5 @@ def _numbers(values: np.ndarray) -> list[str | None]:
 
 
 def _integers(values: np.ndarray) -> list[int | None]:
-    return [None if np.isnan(value) else int(value) for value in values.tolist()]
+    known = ~np.isnan(values)
+    return [int(value) if inside else None for value, inside in zip(values.tolist(), known.tolist(), strict=True)]

@@ -13,9 +13,9 @@ from archbench.class_results import class_confusion, class_warnings, mean_roc_cu
 from archbench.conformal_results import conformal_results
 from archbench.label_results import (
     confusion_counts,
+    fold_values,
     label_roc_curves,
     label_warnings,
-    per_fold_value,
     per_label,
     per_zone,
     risk_results,
@@ -137,7 +137,7 @@ def _groups(
             "fold": fold,
             "seed": seed,
             "n_cases": len(part),
-            "metrics": {name: per_fold_value(part, metric, frozen) for name, metric in metrics.items()},
+            "metrics": fold_values(part, metrics, frozen),
         }
         for seed, fold, part in parts(rows)
         if len(part)

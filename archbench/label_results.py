@@ -9,10 +9,10 @@ import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
-from archbench.metrics.drawn import parts
+from archbench.metrics.drawn import Drawn, parts
 from archbench.metrics.label_sets import OVERPREDICTION_ALARM
 from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none, mean_defined
-from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, frozen_classes, score
+from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, frozen_classes, score_drawn
 from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
@@ -164,8 +164,9 @@ def label_warnings(rows: Predictions, metrics: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def per_fold_value(rows: Predictions, metric: Metric, questions: Array | None) -> float | None:
-    """Return a metric in one fold, over the labels frozen on all of them; null where one has no value there."""
+def fold_values(rows: Predictions, metrics: dict[str, Metric], questions: Array | None) -> dict[str, float | None]:
+    """Return all metrics in one fold, over the labels frozen on all of them; null where one has no value there."""
     patients = np.unique(rows.patient_id)
-    found = score(rows, metric, patients, np.zeros((0, len(patients))), questions)
-    return defined_or_none(float(mean_defined(found.points)))
+    drawn = Drawn(rows, patients, np.zeros((0, len(patients))), both=True)
+    found = {name: score_drawn(drawn, metric, questions).points for name, metric in metrics.items()}
+    return {name: defined_or_none(float(mean_defined(points))) for name, points in found.items()}

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
-from archbench.metrics.drawn import Drawn
+from archbench.metrics.drawn import Drawn, distinct
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import Scores, score_drawn
-from archbench.metrics.views import whole_view
+from archbench.metrics.views import scored_targets
 from archbench.statistics import Estimate, estimate, metric_record
 
 
@@ -59,19 +59,18 @@ class Resampled:
     @cached_property
     def known(self) -> Array:
         """Which cells of a table with labels or zones are scored, boolean (N, L)."""
-        columns = [whole_view(self.rows, group).targets[:, 0] for group in range(len(self.rows.labels))]
-        return ~np.isnan(np.stack(columns, axis=1))
+        return ~np.isnan(scored_targets(self.rows))
 
     @cached_property
     def n_cases(self) -> int:
         """Number of cases."""
-        return len(np.unique(self.case))
+        return distinct(self.case)
 
     def counts(self, members: Array | None = None) -> tuple[int, int]:
         """Return the number of cases and patients among some rows (indices or mask); of all without."""
         if members is None:
             return self.n_cases, len(self.patients)
-        return len(np.unique(self.case[members])), len(np.unique(self.unit[members]))
+        return distinct(self.case[members]), distinct(self.unit[members])
 
     def of(self, rows: Predictions) -> Resampled:
         """The same resamples of other rows of these patients."""

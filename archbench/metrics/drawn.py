@@ -14,7 +14,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.metric import Array, Metric
-from archbench.metrics.views import is_grouped, view_of, whole_view
+from archbench.metrics.views import scored_classes, scored_targets, view_of
 from archbench.resampling import auroc, average_precision, question_draws
 
 MEASURES: dict[Callable[..., Array], str] = {auroc: "auroc", average_precision: "average_precision"}
@@ -101,6 +101,11 @@ class Drawn:
         """One table per label or zone, with the same resamples."""
         count = len(self.predictions.labels)
         return [_Group(self, group) for group in range(count)]
+
+    @cached_property
+    def sides(self) -> list[list[tuple[int, int]]]:
+        """Patients with and without each class of each label or zone, see `known_sides`."""
+        return known_sides(self.predictions)
 
     def table(self, predictions: Predictions) -> Drawn:
         """Another table of the same patients, which shares the resamples."""
@@ -265,14 +270,18 @@ class _Group(Drawn):
         return np.stack([np.full(present.shape, np.nan), present], axis=2)
 
 
-def known_sides(predictions: Predictions) -> Iterator[list[tuple[int, int]]]:
-    """Yield of each label or zone the number of patients with and without each of its scored classes."""
+def known_sides(predictions: Predictions) -> list[list[tuple[int, int]]]:
+    """Return of each label or zone the number of patients with and without each of its scored classes."""
     _, owner = np.unique(predictions.patient_id, return_inverse=True)
-    for group in range(len(predictions.labels)):
-        table = whole_view(predictions, group) if is_grouped(predictions) else predictions
-        known = ~np.isnan(table.targets[:, 0])
-        sides = []
-        for k in range(len(table.classes)):
-            one = table.targets[:, 0] == k
-            sides.append((len(np.unique(owner[one])), len(np.unique(owner[known & ~one]))))
-        yield sides
+    return [
+        [
+            (distinct(owner[targets == k]), distinct(owner[(targets != k) & ~np.isnan(targets)]))
+            for k in range(len(scored_classes(predictions)))
+        ]
+        for targets in scored_targets(predictions).T
+    ]
+
+
+def distinct(codes: Array) -> int:
+    """Return how many different numbers there are among small ones, none below 0."""
+    return int((np.bincount(codes) > 0).sum()) if len(codes) else 0

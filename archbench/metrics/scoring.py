@@ -200,7 +200,7 @@ def label_scores(drawn: Drawn, metric: Metric, questions: Array | None = None) -
         questions: Shape (L, K); None finds them in the table.
     """
     predictions = drawn.predictions
-    questions = frozen_classes(predictions) if questions is None else questions
+    questions = _frozen(drawn.sides, predictions.outputs) if questions is None else questions
     found = {}
     for name, group, frozen in zip(predictions.labels, drawn.groups, questions, strict=True):
         needs_both_sides = metric.kind == "rank" or predictions.outputs == "labels"
@@ -215,9 +215,12 @@ def frozen_classes(predictions: Predictions) -> Array:
 
     Of a label's two classes only "present" counts: the other one asks the same question.
     """
-    sides = list(known_sides(predictions))
+    return _frozen(known_sides(predictions), predictions.outputs)
+
+
+def _frozen(sides: list[list[tuple[int, int]]], outputs: str) -> Array:
     found = np.array([[min(pair) >= MIN_PATIENTS_PER_SIDE for pair in group] for group in sides])
-    if predictions.outputs == "labels":
+    if outputs == "labels":
         found[:, 0] = False
     return found
 

@@ -60,6 +60,12 @@ def whole_view(predictions: Predictions, group: int) -> Predictions:
     )
 
 
+def scored_targets(predictions: Predictions) -> Array:
+    """Return the targets of all labels or zones, NaN where they are not scored, shape (N, L)."""
+    scored = np.isin(predictions.targets, np.arange(len(scored_classes(predictions))))
+    return np.where(scored, predictions.targets, np.nan)
+
+
 def view_of(predictions: Predictions, group: int) -> Predictions:
     """Return the rows of one label or zone whose target is scored; any other table as it is."""
     return whole_view(predictions, group).known() if is_grouped(predictions) else predictions

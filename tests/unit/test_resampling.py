@@ -77,8 +77,8 @@ def test_fractional_weights_agree_with_sklearn():
 def test_blocks_change_nothing(monkeypatch):
     scores, targets, weights, rows = cases(3, n=200, levels=50, patients=40, draws=30)
     whole = question_draws(scores, targets, weights, rows)
-    monkeypatch.setattr(resampling, "SMALLEST_BLOCK", 4)
-    monkeypatch.setattr(resampling, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(resampling, "BLOCK_DRAWS", 4)
+    monkeypatch.setattr(resampling, "BLOCK_ELEMENTS", 12)
     for found, kept in zip(question_draws(scores, targets, weights, rows), whole, strict=True):
         np.testing.assert_array_equal(found, kept)
 
