@@ -77,10 +77,28 @@ def test_fractional_weights_agree_with_sklearn():
 def test_blocks_change_nothing(monkeypatch):
     scores, targets, weights, rows = cases(3, n=200, levels=50, patients=40, draws=30)
     whole = question_draws(scores, targets, weights, rows)
+    monkeypatch.setattr(resampling, "FEW_DRAWS", 1)
+    by_row = question_draws(scores, targets, weights, rows)
     monkeypatch.setattr(resampling, "BLOCK_DRAWS", 4)
     monkeypatch.setattr(resampling, "BLOCK_ELEMENTS", 12)
-    for found, kept in zip(question_draws(scores, targets, weights, rows), whole, strict=True):
+    for found, kept, other in zip(question_draws(scores, targets, weights, rows), by_row, whole, strict=True):
         np.testing.assert_array_equal(found, kept)
+        np.testing.assert_allclose(found, other, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 100_000), st.integers(1, 80), st.sampled_from([1, 3, 1000]), st.sampled_from([0.0, 0.1, 0.5, 1.0])
+)
+def test_running_down_the_steps_and_whole_arrays_give_the_same(rng, n, levels, prevalence):
+    scores, targets, weights, rows = cases(rng, n=n, levels=levels, patients=10, prevalence=prevalence, draws=6)
+    question = resampling.steps(scores[:, 0], targets[:, 0] == 1, rows, len(weights))
+    found = [
+        way(question, weights.astype(float), precision=True)
+        for way in (resampling._sums_at_once, resampling._sums_by_row)
+    ]
+    for at_once, by_row in zip(*found, strict=True):
+        np.testing.assert_allclose(by_row, at_once, rtol=1e-13, atol=1e-12)
 
 
 def test_a_classifier_of_constant_score_has_half_the_area_and_the_prevalence():
