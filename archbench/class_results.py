@@ -54,7 +54,8 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
     rows = sample.rows
     counts = sample.drawn.confusion
     by_metric = {name: function(counts) for name, function in CLASS_METRICS.items()}
-    ranks = sample.drawn.ranks(METRICS.get("auroc_macro"))
+    macro = METRICS.get("auroc_macro")
+    ranks = sample.drawn.ranks(macro)
     aurocs = question_scores(ranks)
     first_seed = rows.seed == rows.seed.min()
     support = np.bincount(rows.y_true[first_seed], minlength=len(rows.classes))
@@ -64,10 +65,12 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
         scores = {
             metric: Scores(points=values[:, 0, k], draws=values[:, 1:, k]) for metric, values in by_metric.items()
         }
-        scores["auroc"] = aurocs[k]
         result[name] = {"support": int(support[k])}
         for metric, found in scores.items():
             result[name][metric] = sample.record(metric, found, CLASS_REASONS[metric])
+        result[name]["auroc"] = sample.auroc_record(
+            "auroc", aurocs[k], CLASS_REASONS["auroc"], metric=macro, questions=np.arange(len(rows.classes)) == k
+        )
         defined = int((~np.isnan(ranks[:, :, k, 0])).all(axis=0).sum())
         if 0 < defined < n_folds:
             warnings.append(f"AUROC of {name}: mean over the {defined} of {n_folds} folds in which it is defined")

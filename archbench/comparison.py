@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.auroc_tests import delong_p_value, has_delong
+from archbench.auroc_tests import delong_p_values, has_delong
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.metric import Array, Metric, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
@@ -95,9 +95,9 @@ def compare(
     ordered = sorted(scores, key=lambda name: (_order(scores[name].point, metric), name))
     pairs = _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin)
     if has_delong(metric, reference):
-        questions = frozen_questions(reference, metric)
+        found = delong_p_values(rows, metric, frozen_questions(reference, metric))
         for pair in pairs:
-            pair["p_delong"] = defined_or_none(delong_p_value(rows[pair["a"]], rows[pair["b"]], metric, questions))
+            pair["p_delong"] = defined_or_none(found[pair["a"], pair["b"]])
     return {
         "primary": primary,
         "delta": margin,

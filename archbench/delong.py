@@ -5,7 +5,7 @@ Obuchowski's extension of DeLong lets the images of a patient depend on each oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -70,7 +70,9 @@ def clustered_auroc(y_score: Array, positive: Array, patients: Array) -> Cluster
     return ClusteredAuroc(found.values, covariance, *counts)
 
 
-def macro_auroc(questions: Iterable[tuple[Array, Array, Array]]) -> ClusteredAuroc:
+def macro_auroc(
+    questions: Iterable[tuple[Array, Array, Array]], shares: Sequence[float] | None = None
+) -> ClusteredAuroc:
     """Return the mean AUROC over questions (labels, folds) with the covariance over all of them.
 
     A patient's influence on the mean is the sum over the questions, so that labels of the same patient may depend
@@ -78,28 +80,29 @@ def macro_auroc(questions: Iterable[tuple[Array, Array, Array]]) -> ClusteredAur
 
     Args:
         questions: For each, the arguments of `clustered_auroc`: scores (M, N), positive (N,), patients (N,).
+        shares: Of each question in the mean; None gives all the same.
     Source:
         As `clustered_auroc`; the small-sample factor of the cross term is the mean of the two sides' factors, where
         Obuchowski has that of all patients.
     """
-    influence: dict[Any, Array] = {}
-    values, sides = [], []
+    owners, influence, values, sides = [], [], [], []
     for y_score, positive, patients in questions:
         names, rows = np.unique(patients, return_inverse=True)
         found = _parts(np.atleast_2d(y_score), np.asarray(positive, bool), rows, len(names))
         sides.append((found.positive_patients, found.negative_patients))
         values.append(found.values)
-        if min(sides[-1]) > 1:
-            scaled = np.sqrt(_correction(sides[-1][0])) * found.of_positives
-            scaled = scaled + np.sqrt(_correction(sides[-1][1])) * found.of_negatives
-            for name, part in zip(names.tolist(), scaled.T, strict=True):
-                influence[name] = influence.get(name, 0.0) + part
+        first, second = (np.sqrt(_correction(n)) if n > 1 else np.nan for n in sides[-1])
+        owners.append(names)
+        influence.append((first * found.of_positives + second * found.of_negatives).T)
     if not values:
         raise ValueError("a macro AUROC needs at least one question")
-    total = np.array(list(influence.values())) / len(values)
-    enough = min(min(pair) for pair in sides) > 1
-    covariance = total.T @ total if enough else np.full(2 * (len(values[0]),), np.nan)
-    return ClusteredAuroc(np.mean(values, axis=0), covariance, *(min(side) for side in zip(*sides, strict=True)))
+    weights = np.full(len(values), 1.0 / len(values)) if shares is None else np.asarray(shares, dtype=np.float64)
+    everyone, place = np.unique(np.concatenate(owners), return_inverse=True)
+    total = np.zeros((len(everyone), len(values[0])))
+    np.add.at(total, place, np.concatenate([share * part for share, part in zip(weights, influence, strict=True)]))
+    return ClusteredAuroc(
+        weights @ np.array(values), total.T @ total, *(min(side) for side in zip(*sides, strict=True))
+    )
 
 
 def _correction(clusters: int) -> float:

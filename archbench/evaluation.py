@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
+from archbench.auroc_tests import has_delong, with_delong
 from archbench.calibrated import calibrated
 from archbench.class_results import class_confusion, class_warnings, mean_roc_curves, per_class, per_fold
 from archbench.conformal_results import conformal_results
@@ -23,7 +24,7 @@ from archbench.label_results import (
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.drawn import parts
 from archbench.metrics.metric import Metric, defined_or_none
-from archbench.metrics.scoring import Scores, frozen_classes, score_drawn, scored_rows
+from archbench.metrics.scoring import Scores, frozen_classes, frozen_questions, score_drawn, scored_rows
 from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes
 from archbench.net_benefit import curve_results
 from archbench.resampled import Resampled
@@ -162,8 +163,11 @@ def _overall(sample: Resampled, metrics: dict[str, Metric], warnings: list[str])
 def _record(sample: Resampled, metric: Metric, scores: Scores, warnings: list[str]) -> tuple[MetricRecord, Estimate]:
     """Make the record of a metric and warn of undefined resamples."""
     found = estimate(scores, confidence=sample.confidence, bounds=metric.bounds, centred=metric.centred)
+    if has_delong(metric, sample.rows):
+        frozen = frozen_questions(sample.rows, metric)
+        found = with_delong(found, sample.rows, metric, frozen, confidence=sample.confidence)
     n_draws = scores.draws.shape[1]
-    if found.reason is None and not np.isnan(found.value) and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws:
+    if not np.isnan(found.low) and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws:
         warnings.append(f"{metric.name}: {found.undefined_draws} of {n_draws} resamples left it undefined")
     return sample.written(metric.name, found, metric.undefined_reason), found
 
@@ -176,6 +180,7 @@ def _common_warnings(sample: Resampled, selected_and_reported: bool) -> list[str
         warnings.append("one training seed: seed variance was not estimated, intervals cover patients only")
     if len(sample.patients) < FEW_PATIENTS:
         warnings.append(
-            f"only {len(sample.patients)} patients: below {FEW_PATIENTS} percentile intervals are too narrow"
+            f"only {len(sample.patients)} patients: below {FEW_PATIENTS} percentile intervals are too narrow; AUROCs "
+            "take logit-DeLong intervals where they have one"
         )
     return warnings

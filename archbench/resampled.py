@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
+from archbench.auroc_tests import has_delong, with_delong
 from archbench.metrics.drawn import Drawn, distinct
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import Scores, score_drawn
@@ -99,6 +100,28 @@ class Resampled:
         n_cases, n_patients = self.counts() if counts is None else counts
         return metric_record(name, found, n_cases=n_cases, n_patients=n_patients, undefined_reason=reason)
 
+    def auroc_record(
+        self,
+        name: str,
+        scores: Scores,
+        reason: str,
+        *,
+        metric: Metric,
+        questions: Array,
+        rows: Predictions | None = None,
+        counts: tuple[int, int] | None = None,
+    ) -> MetricRecord:
+        """Return the record of an AUROC, by DeLong where there are few patients or the AUROC is near 1.
+
+        Args:
+            questions: Which questions of the rows it is the mean of, see `archbench.auroc_tests`.
+            rows: The table that was scored; None means all rows.
+        """
+        found = estimate(scores, confidence=self.confidence, bounds=metric.bounds)
+        table = self.rows if rows is None else rows
+        found = with_delong(found, table, metric, questions, confidence=self.confidence)
+        return self.written(name, found, reason, counts=counts)
+
     def scored(self, name: str, metric: Metric) -> MetricRecord:
         """Return the record of a metric of the rows."""
         found = score_drawn(self.drawn, metric)
@@ -113,6 +136,9 @@ class Resampled:
             return self.record(name, Scores(nothing[:, 0], nothing), "no case has this label known", counts=counts)
         asked = np.array([False, True]) if metric.kind == "rank" and self.rows.outputs == "labels" else None
         found = score_drawn(drawn, metric, asked)
+        if asked is not None and has_delong(metric, drawn.predictions):
+            rows = drawn.predictions
+            return self.auroc_record(name, found, reason, metric=metric, questions=asked, rows=rows, counts=counts)
         return self.record(name, found, reason, bounds=metric.bounds, centred=metric.centred, counts=counts)
 
     def mean_scores(self, values: Array, members: Array | None = None) -> Scores:
