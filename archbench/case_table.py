@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 def file_id(case_id: str) -> str:
     """The file's name without folder and suffix: `images/123.nii.gz` is 123."""
-    name = PurePosixPath(case_id).name
+    name = case_id.rstrip("/").rpartition("/")[2]
     return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
 
 

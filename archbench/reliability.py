@@ -6,6 +6,7 @@ by class (one against the rest), a multilabel model label by label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -50,13 +51,15 @@ def calibration_draws(probabilities: Array, targets: Array, weights: Array, rows
         weights: Weight of each patient in each resample, shape (P, B).
         rows: Patient of each case, indices into `weights`, shape (N,).
     """
-    gaps, counts = _bin_sums(probabilities, targets, weights, rows)
     clipped = np.clip(probabilities, np.finfo(np.float64).eps, 1.0 - np.finfo(np.float64).eps)
     loss = -np.where(targets == 1, np.log(clipped), np.log1p(-clipped))
-    n, brier, log_loss = (
-        np.bincount(rows, weights=term, minlength=len(weights)) @ weights
-        for term in (np.ones(len(rows)), (probabilities - targets) ** 2, loss)
-    )
+    squares, units = (probabilities - targets) ** 2, len(weights)
+    by_patient = [np.bincount(rows, weights=term, minlength=units) for term in (squares, loss)]
+    # one product for everything: the weights are read once
+    binned = _by_bin(bins_of(probabilities), (probabilities - targets, None), rows, units)
+    summed = np.concatenate([*binned, by_patient]) @ weights
+    gaps, counts, (brier, log_loss) = summed[:N_BINS], summed[N_BINS:-2], summed[-2:]
+    n = counts.sum(axis=0)
     largest = np.nan_to_num(ratio(np.abs(gaps), counts), nan=-1.0).max(axis=0)
     return CalibrationDraws(
         ece=ratio(np.abs(gaps).sum(axis=0), n),
@@ -66,12 +69,11 @@ def calibration_draws(probabilities: Array, targets: Array, weights: Array, rows
     )
 
 
-def _bin_sums(probabilities: Array, targets: Array, weights: Array, rows: Array) -> tuple[Array, Array]:
-    """Sum of probability minus target and number of cases, per bin and resample, (bins, B) each."""
-    units, cell = len(weights), bins_of(probabilities) * len(weights) + rows
-    gaps = np.bincount(cell, weights=probabilities - targets, minlength=N_BINS * units).reshape(N_BINS, units)
-    counts = np.bincount(cell, minlength=N_BINS * units).reshape(N_BINS, units).astype(np.float64)
-    return gaps @ weights, counts @ weights
+def _by_bin(place: Array, terms: Sequence[Array | None], rows: Array, units: int) -> list[Array]:
+    """Each term added up by bin and patient, (bins, P); None counts cases."""
+    cell, size = place * units + rows, N_BINS * units
+    sums = [np.bincount(cell, weights=term, minlength=size) for term in terms]
+    return [summed.reshape(N_BINS, units).astype(np.float64) for summed in sums]
 
 
 def ece_floor(probabilities: Array, *, seed: int, simulations: int = FLOOR_SIMULATIONS) -> float:
@@ -197,12 +199,10 @@ def binary_reliability(
         confidence: Level of each band by itself.
     """
     place, tail, found = bins_of(probabilities), (1.0 - confidence) / 2.0, []
+    summed = np.concatenate(_by_bin(place, (targets.astype(np.float64), None), rows, len(weights))) @ weights
     for number in np.unique(place):
         inside = place == number
-        positives, counts = (
-            np.bincount(rows[inside], weights=term, minlength=len(weights)) @ weights
-            for term in (targets[inside], np.ones(inside.sum()))
-        )
+        positives, counts = summed[number], summed[N_BINS + number]
         shares = positives[counts > 0] / counts[counts > 0]
         patients = len(np.unique(rows[inside]))
         enough = patients > 1 and len(shares) >= 0.95 * weights.shape[1]
