@@ -78,27 +78,24 @@ def evaluate(
         "folds": np.unique(rows.fold).tolist(),
         "seeds": np.unique(rows.seed).tolist(),
     }
-    scored = (
-        _classes(sample, chosen, warnings)
-        if rows.outputs == "classes"
-        else _groups(predictions, sample, chosen, warnings)
-    )
-    result = {**common, **scored, "warnings": warnings}
-    if rows.outputs == "value":
-        return result
-    found = calibrated(predictions, isotonic_patients=isotonic_patients)
-    ordinal = rows.outputs == "classes" and rows.metadata.get("decision") == "expected_grade"
-    if rows.outputs == "labels":
-        result["tuned"] = tuned_results(found, sample, rule=rule, few=few_positive_patients)
-    if ordinal:
-        result["cut_points"] = cut_point_results(found, sample)
-    result["decision_curve"] = curve_results(found, sample, cut=clinical_cut if ordinal else None)
-    if conformal_coverage is not None:
-        result["conformal"] = conformal_results(predictions, sample, coverage=conformal_coverage)
+    make = _classes if rows.outputs == "classes" else _groups
+    result = {**common, **make(predictions, sample, chosen, warnings), "warnings": warnings}
+    if rows.outputs != "value":
+        found = calibrated(predictions, isotonic_patients=isotonic_patients)
+        ordinal = rows.outputs == "classes" and rows.metadata.get("decision") == "expected_grade"
+        if rows.outputs == "labels":
+            result["tuned"] = tuned_results(found, sample, rule=rule, few=few_positive_patients)
+        if ordinal:
+            result["cut_points"] = cut_point_results(found, sample)
+        result["decision_curve"] = curve_results(found, sample, cut=clinical_cut if ordinal else None)
+        if conformal_coverage is not None:
+            result["conformal"] = conformal_results(predictions, sample, coverage=conformal_coverage)
     return result
 
 
-def _classes(sample: Resampled, metrics: dict[str, Metric], warnings: list[str]) -> dict[str, Any]:
+def _classes(
+    predictions: Predictions, sample: Resampled, metrics: dict[str, Metric], warnings: list[str]
+) -> dict[str, Any]:
     """The content of metrics.json for the classes of one softmax."""
     rows = sample.rows
     warnings += class_warnings(rows)

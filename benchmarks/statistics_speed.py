@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,41 +96,35 @@ def write_tables(folder: Path, size: Size, labels: Sequence[str], metadata: dict
     targets = (generator.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(float)
     case = np.array([f"case{k:05d}" for k in range(size.cases)])
     patient = np.array([f"patient{k:05d}" for k in owner])
-    parts = [(k, name, (fold - k) % size.folds) for k in range(size.folds) for name in ("test", "val")]
-    split_of = [(k, name, np.flatnonzero(distance == (0 if name == "test" else 1))) for k, name, distance in parts]
+    distance = {k: (fold - k) % size.folds for k in range(size.folds)}  # 0 is tested, 1 validates
     for number in range(size.models):
         columns: dict[str, list[Any]] = {name: [] for name in ("rows", "split", "fold", "seed", "logits")}
-        for seed in range(1, size.seeds + 1):
-            noise = np.random.default_rng([number, seed])
-            for k, name, rows in split_of:
-                columns["rows"].append(rows)
-                columns["split"].append(np.full(len(rows), name))
-                columns["fold"].append(np.full(len(rows), k))
-                columns["seed"].append(np.full(len(rows), seed))
-                skill = 1.0 + 0.1 * number
-                columns["logits"].append(skill * odds[rows] + 1.5 * noise.normal(size=(len(rows), size.labels)))
+        for seed, k, (place, split) in product(range(1, size.seeds + 1), distance, enumerate(("test", "val"))):
+            rows = np.flatnonzero(distance[k] == place)
+            noise = np.random.default_rng([number, seed, k, place]).normal(size=(len(rows), size.labels))
+            values = (rows, *(np.full(len(rows), value) for value in (split, k, seed)))
+            for name, column in zip(columns, (*values, (1 + 0.1 * number) * odds[rows] + 1.5 * noise), strict=True):
+                columns[name].append(column)
         joined = {name: np.concatenate(values) for name, values in columns.items()}
-        rows = joined["rows"]
         table = Predictions(
-            case_id=case[rows],
-            patient_id=patient[rows],
+            case_id=case[joined["rows"]],
+            patient_id=patient[joined["rows"]],
             split=joined["split"],
             fold=joined["fold"],
             seed=joined["seed"],
             logits=joined["logits"].astype(np.float32),
-            targets=targets[rows],
+            targets=targets[joined["rows"]],
             classes=tuple(labels),
             labels=tuple(labels),
             metadata={"decision": "argmax", **metadata},
         )
         write_predictions(folder / DATASET / f"model{number}" / "predictions.parquet", table)
-    everyone = [(k, np.where((fold - k) % size.folds == 0, "test", "train")) for k in range(size.folds)]
-    everyone = [(k, np.where((fold - k) % size.folds == 1, "val", split)) for k, split in everyone]
+    splits = np.array(["test", "val", *["train"] * size.folds])
     folds = {
         "case_id": np.tile(case, size.folds).tolist(),
         "patient_id": np.tile(patient, size.folds).tolist(),
-        "fold": np.repeat(np.arange(size.folds), size.cases).tolist(),
-        "split": np.concatenate([split for _, split in everyone]).tolist(),
+        "fold": np.repeat(list(distance), size.cases).tolist(),
+        "split": np.concatenate([splits[found] for found in distance.values()]).tolist(),
     }
     write_table(folder / DATASET / "data" / "folds.parquet", pa.table(folds), {})
 
