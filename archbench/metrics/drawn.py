@@ -107,6 +107,10 @@ class Drawn:
         """Patients with and without each class of each label or zone, see `known_sides`."""
         return known_sides(self.predictions)
 
+    def release(self) -> None:
+        """Part with the labels' tables: they know this one, and a cycle would keep the resamples in memory."""
+        self.__dict__.pop("groups", None)
+
     def table(self, predictions: Predictions) -> Drawn:
         """Another table of the same patients, which shares the resamples."""
         other = Drawn(predictions, self.patients, self.weights)

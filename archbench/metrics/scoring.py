@@ -132,7 +132,10 @@ def score(
         weights: Patient counts of each resample, shape (B, P).
         questions: Frozen questions of a rank metric, as `frozen_questions` gives them; None finds them here.
     """
-    return score_drawn(Drawn(predictions, patients, weights), metric, questions)
+    drawn = Drawn(predictions, patients, weights)
+    found = score_drawn(drawn, metric, questions)
+    drawn.release()
+    return found
 
 
 def score_drawn(drawn: Drawn, metric: Metric, questions: Array | None = None) -> Scores:

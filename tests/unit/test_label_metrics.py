@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from archbench.artifacts import Predictions, softmax
 from archbench.evaluation import evaluate
+from archbench.metrics import scoring
 from archbench.metrics.scoring import frozen_classes, score, validation_value
 from archbench.metrics.views import risk_class, risk_view, score_view, view_of
 from archbench.registry import METRICS
@@ -272,3 +275,24 @@ def test_validation_value_is_the_metric_of_one_part() -> None:
         METRICS.get("auroc_macro"), table.logits, np.full_like(table.targets, np.nan), metadata=table.metadata
     )
     assert np.isnan(nothing)
+
+
+@pytest.mark.parametrize("make", [label_table, zone_table])
+def test_a_score_leaves_its_resamples_to_nobody(monkeypatch, make) -> None:
+    """Groups know their table: a cycle would keep the weights of all resamples of every model compared."""
+    made = []
+
+    class Watched(scoring.Drawn):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(scoring, "Drawn", Watched)
+    table = make()
+    drawn = patient_weights(table.patient_id, strata=table.fold, resamples=10, seed=0)
+    gc.disable()
+    try:
+        score(table, METRICS.get("macro_f1" if make is zone_table else "f1_macro"), drawn.patients, drawn.weights)
+        assert made and made[0]() is None
+    finally:
+        gc.enable()
