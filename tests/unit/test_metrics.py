@@ -106,7 +106,7 @@ def test_auroc_chunks_give_the_same_values(monkeypatch):
     weights = generator.integers(0, 3, size=(50, 40)).astype(float)
     whole = auroc(score, positive, weights)
     monkeypatch.setattr("archbench.resampling.BLOCK_ELEMENTS", 350)
-    monkeypatch.setattr("archbench.resampling.SMALLEST_BLOCK", 3)
+    monkeypatch.setattr("archbench.resampling.BLOCK_DRAWS", 3)
     np.testing.assert_array_equal(auroc(score, positive, weights), whole)
 
 
