@@ -16,7 +16,7 @@ from PIL import Image
 from archbench import image_cache
 from archbench.artifacts import ArtifactError, write_json
 from archbench.image_cache import build_cache, open_cache
-from archbench.images import ImageError, Preprocessing, border_box, decode, equalize, resize, to_cached_pixels
+from archbench_predict.images import ImageError, Preprocessing, border_box, decode, equalize, resize, to_cached_pixels
 
 LIMIT = 10_000_000
 

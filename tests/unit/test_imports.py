@@ -45,8 +45,6 @@ SHARED = (
     "archbench.training_setup",
     "archbench.training_state",
     "archbench.training",
-    "archbench.nifti",
-    "archbench.images",
     "archbench.image_cache",
     "archbench.cases",
     "archbench.starting",
@@ -77,6 +75,8 @@ SHARED = (
     "archbench.neural_stacking",
     "archbench.adoption",
     "archbench.conformal",
+    "archbench.deployment_fits",
+    "archbench.model_card",
 )
 STAGES = (
     "archbench.preparation",
@@ -87,6 +87,7 @@ STAGES = (
     "archbench.evaluation",
     "archbench.explain",
     "archbench.onnx_export",
+    "archbench.bundle",
     "archbench.inference_timing",
     "archbench.ensemble",
     "archbench.comparison",
@@ -100,13 +101,13 @@ IN_ORDER = (CONFIGURATION, SHARED)  # those before may be imported; elsewhere ne
 TORCH_FREE = (
     *("config", "artifacts", "metrics", "statistics", "calibration", "evaluation", "ensemble", "comparison", "report"),
     *("label_counts", "label_values", "label_thresholds", "label_calibration", "label_results", "case_table"),
-    *("explained", "nifti", "members", "stacking"),
-    *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
+    *("explained", "members", "stacking"),
+    *("datasets", "preparation", "splits", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
     *("checksums", "interruption", "gpu_slots"),
-    *("hub", "architecture_table"),
+    *("hub", "architecture_table", "bundle", "deployment_fits", "model_card"),
     "leaderboard",
 )
 DEEP_TORCH_FREE = ("archbench.metrics.", "archbench.datasets.", "archbench.leaderboard.")
@@ -179,6 +180,22 @@ def test_the_direction_is_checked_at_all() -> None:
     assert not may_import("archbench.losses", "archbench.metrics")
     assert may_import("archbench.cases", "archbench.image_cache")
     assert not may_import("archbench.image_cache", "archbench.cases")
+
+
+def test_the_runner_needs_nothing_of_the_workflow() -> None:
+    allowed = {
+        "archbench_predict",
+        "numpy",
+        "PIL",
+        "cv2",
+        "onnxruntime",
+        "tifffile",
+        "nibabel",
+        *sys.stdlib_module_names,
+    }
+    for path in sorted(CHECKOUT.glob("archbench_predict/*.py")):
+        strangers = {name.partition(".")[0] for _, name in imports_of(path)} - allowed
+        assert not strangers, f"{path.name} imports {strangers}"
 
 
 def test_only_scripts_and_rules_use_the_configuration() -> None:

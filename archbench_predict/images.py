@@ -1,4 +1,4 @@
-"""From an image file to pixels: decode, border crop, resize, CLAHE (their cache is image_cache.py)."""
+"""From an image file to pixels: decode, border crop, resize, CLAHE; the workflow and the runner share this code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from archbench.nifti import is_nifti, read_nifti_pixels
+from archbench_predict.nifti import is_nifti, read_nifti_pixels
 
 # Our own guard (max_pixels, checked before decoding) replaces Pillow's, whose limit is fixed and only warns.
 Image.MAX_IMAGE_PIXELS = None
