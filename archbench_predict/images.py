@@ -123,7 +123,7 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
     if image.format == "TIFF" and _is_deep_colour_tiff(image):
         return _read_tiff(data, max_pixels=max_pixels)
     with image:
-        orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+        orientation = _orientation(image)
         if _is_deep_colour_png(data):
             # Pillow would keep the high byte only, which min_max can't be computed from.
             stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -136,6 +136,14 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
         except (OSError, SyntaxError, ValueError) as error:
             raise damage(error) from error
         return np.asarray(_plain_mode(image)), orientation
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation (1-8); of a PNG Pillow looks for it behind the pixels, which may be damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise damage(error) from error
 
 
 def _is_deep_colour_tiff(image: Image.Image) -> bool:

@@ -116,6 +116,15 @@ def test_a_truncated_jpeg_is_an_error() -> None:
     assert caught.value.kind == "truncated"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_truncated_png_is_an_error_of_the_image(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(100, 100, 3), dtype=np.uint8)
+    data = encode(noise, "PNG", mode)
+    with pytest.raises(ImageError) as caught:
+        decode(data[: len(data) // 2], max_pixels=LIMIT)
+    assert caught.value.kind == "truncated"
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("data", [b"not an image", b"II*\x00broken", b"\x89PNG\r\n\x1a\n"])
 def test_garbage_is_unreadable(data: bytes) -> None:
