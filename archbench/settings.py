@@ -326,7 +326,7 @@ class Bundle(Settings):
 
     models: list[str] | None = Field(None, description="Models, or ensemble; default: all, the ensemble included.")
     datasets: list[str] | None = Field(None, description="Datasets; default: all.")
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
+    precision: Literal["fp32", "fp16", "int8"] = Field(
         "fp32", description="Exported variant; one that didn't pass its export's gate is refused."
     )
 

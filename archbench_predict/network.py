@@ -22,7 +22,7 @@ class Network:
         self._session = _session(member, threads=threads)
         given = self._session.get_inputs()[0]
         self._input, self._batch = given.name, given.shape[0]
-        self._whole = given.type == "tensor(uint8)"
+        self._type = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(given.type, np.float32)
 
     def prepare(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Return the input of one decoded picture (H, W, 3), shape (C, S, S).
@@ -33,9 +33,8 @@ class Network:
         square, equalized, _ = preprocess(image, self.member.preprocessing, mask)
         pixels = square if equalized is None else equalized
         if self.member.normalized:
-            return self.member.normalization.apply(pixels)
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        return planes if self._whole else planes.astype(np.float32)
+            return self.member.normalization.apply(pixels).astype(self._type, copy=False)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(self._type, copy=False)
 
     def logits(self, inputs: np.ndarray) -> np.ndarray:
         """Return the logits of inputs (B, C, S, S), float32, shape (B, K).

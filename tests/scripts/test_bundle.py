@@ -166,7 +166,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(tmp_path_factory.mktemp("desk"), crop_border=True, clahe=2.0, normalization="half")
 
 
-def run(made: Path, images: Path, out: Path) -> list[dict[str, str]]:
+def run(made: Path | str, images: Path, out: Path) -> list[dict[str, str]]:
     assert predict_images([str(made), str(images), "--out", str(out), "--quiet"]) == 0
     with out.open() as file:
         return list(csv.DictReader(file))
@@ -281,7 +281,7 @@ def test_another_network_than_the_predictions_come_from_is_refused(desk: Desk, t
 VARIANTS = {
     "model": "m",
     "variants": [
-        {"precision": "fp32", "file": "model.onnx", "status": "passed", "reason": None},
+        {"precision": "fp32", "file": "model.onnx", "status": "passed", "reason": None, "batch": "dynamic"},
         {"precision": "int8", "file": "model-int8.onnx", "status": "failed", "reason": "qwk falls by .04"},
     ],
 }
@@ -296,6 +296,34 @@ def test_only_a_variant_that_passed_its_gate_is_taken() -> None:
     assert passed_variant({"model": "m", "passed": True}, "fp32")["status"] == "passed"
     with pytest.raises(BundleFailure, match="not fit"):
         passed_variant({"model": "m", "passed": False}, "fp32")
+
+
+@pytest.mark.parametrize(("sizes", "taken"), [([1, 8, 32], 8), ([1, 2], 2), ([16, 32], 16)])
+def test_of_one_file_per_batch_size_one_is_taken(sizes: list[int], taken: int) -> None:
+    files = [{"file": f"onnx/model-batch{size}.onnx", "batch": size, "sha256": str(size)} for size in sizes]
+    files.append({"file": "onnx/model.onnx.data", "batch": None, "sha256": "d"})
+    variant = {"precision": "fp32", "file": files[0]["file"], "status": "passed", "batch": sizes, "files": files}
+    found = passed_variant({"model": "m", "variants": [variant]}, "fp32")
+    assert (found["file"], found["batch"], found["sha256"]) == (f"onnx/model-batch{taken}.onnx", taken, str(taken))
+
+
+def test_weights_outside_the_file_go_along(desk: Desk, tmp_path: Path) -> None:
+    import onnx
+
+    other = Desk.__new__(Desk)
+    other.folder, other.study = tmp_path / "desk", desk.study
+    shutil.copytree(desk.folder, other.folder)
+    file = other.path("small", "model.onnx")
+    model = onnx.load(file)
+    (file.parent / "onnx").mkdir(exist_ok=True)
+    onnx.save_model(model, file, save_as_external_data=True, location="onnx/model.onnx.data")
+    account = read_json(other.path("small", "export.json"))
+    account.pop("variants", None)  # they hold the hash of the file before
+    write_json(other.path("small", "export.json"), account)
+    made = other.bundle("small", tmp_path / "bundle")
+    assert (made / "onnx/model.onnx.data").stat().st_size > 100_000
+    assert "onnx/model.onnx.data" in (made / "SHA256SUMS").read_text()
+    assert len(run(f"{made}.zip", other.path("images"), tmp_path / "out.csv")) == N
 
 
 def test_an_int8_variant_is_bundled_with_its_difference(desk: Desk, tmp_path: Path) -> None:
