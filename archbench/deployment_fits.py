@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.combining import Blend, fit_greedy, fit_weights
 from archbench.members import member_logits, member_view, stack_members
 from archbench.metrics.metric import Array
 from archbench.metrics.views import is_grouped, whole_view
@@ -143,10 +144,10 @@ def chosen_members(decision: Mapping[str, Any]) -> list[str]:
     choice = str(decision["choice"])
     if choice.startswith(BEST_BASE):
         return [choice.removeprefix(BEST_BASE).removesuffix(")")]
-    if choice in ("mean", "logistic"):
+    if choice in ("mean", *_FITS):
         return [str(name) for name in decision["members"]]
     raise ValueError(
-        f"the ensemble's choice is '{choice}', which a bundle can't hold yet (it can: best base, mean, logistic); "
+        f"the ensemble's choice is '{choice}', which a bundle can't hold yet (it can: best base, mean, {', '.join(_FITS)}); "
         "bundle one of its models, or leave the candidate out of ensemble.candidates"
     )
 
@@ -156,18 +157,50 @@ def deployed_combination(source: OutOfFold, *, choice: str, n_members: int, seed
 
     Args:
         source: Stacked out-of-fold rows of the members.
-        choice: mean or logistic.
+        choice: mean, weighted, greedy or logistic.
     """
     if choice == "mean":
         return _uniform(n_members)
-    groups = range(len(source.rows.labels)) if is_grouped(source.rows) else [None]
+    return _FITS[choice](source, n_members, seed) | {"fitted_on": f"all {source.described} of seed {seed}"}
+
+
+def _logistic(source: OutOfFold, n_members: int, seed: int) -> dict[str, Any]:
+    """Ridge regression on the members' logits, for each label or zone."""
     fits = []
-    for group in groups:
-        one = source if group is None else _known(source, member_view(source.rows, group, n_members))
+    for one in _groups(source, n_members, split=is_grouped(source.rows)):
         stacker = fit_stacker(one, applied=nobody(one), n_members=n_members, seed=seed)
         arrays = {name: getattr(stacker, name).tolist() for name in ("centre", "scale", "intercept", "coefficients")}
         fits.append({"slope": stacker.slope, **arrays, "strength": stacker.strength})
-    return {"kind": "logistic", "fits": fits, "fitted_on": f"all {source.described} of seed {seed}"}
+    return {"kind": "logistic", "fits": fits}
+
+
+def _blended(fit: Callable[..., Blend]) -> Callable[[OutOfFold, int, int], dict[str, Any]]:
+    """One weight per member, for each zone; of labels the same for all."""
+
+    def combination(source: OutOfFold, n_members: int, seed: int) -> dict[str, Any]:
+        fits = []
+        for one in _groups(source, n_members, split=source.rows.outputs == "zones"):
+            weights = fit(one, applied=nobody(one), n_members=n_members, seed=seed).weights
+            width = one.rows.logits.shape[1] // n_members
+            per_column = np.repeat(weights[:, None], width, axis=1)
+            fits.append({"weights": per_column.tolist(), "intercept": [0.0] * width})
+        return {"kind": "linear", "fits": fits}
+
+    return combination
+
+
+def _groups(source: OutOfFold, n_members: int, *, split: bool) -> list[OutOfFold]:
+    """The source as it is, or each label or zone of it."""
+    if not split:
+        return [source]
+    return [_known(source, member_view(source.rows, k, n_members)) for k in range(len(source.rows.labels))]
+
+
+_FITS: dict[str, Callable[[OutOfFold, int, int], dict[str, Any]]] = {
+    "weighted": _blended(fit_weights),
+    "greedy": _blended(fit_greedy),
+    "logistic": _logistic,
+}
 
 
 def combined_rows(

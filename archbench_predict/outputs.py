@@ -103,7 +103,17 @@ def combine(logits: Array, combination: Mapping[str, Any], task: Task) -> Array:
     if kind == "logistic":
         tables = zip(task.groups(logits), combination["fits"], strict=True)
         return task.joined([_stacked(table, fit) for table, fit in tables])
-    raise ValueError(f"the bundle combines its members by {kind!r}; known are single, mean and logistic")
+    if kind == "linear":
+        if task.outputs == "labels":
+            return _weighted(logits, combination["fits"][0])
+        tables = zip(task.groups(logits), combination["fits"], strict=True)
+        return task.joined([log_softmax(_weighted(log_softmax(table), fit)) for table, fit in tables])
+    raise ValueError(f"the bundle combines its members by {kind!r}; known are single, mean, linear and logistic")
+
+
+def _weighted(scores: Array, fit: Mapping[str, Any]) -> Array:
+    """Weighted sum of the members' log odds or log probabilities, (N, M, K') -> (N, K'), and an intercept."""
+    return np.asarray(np.einsum("nmk,mk->nk", scores.astype(np.float64), np.array(fit["weights"])) + fit["intercept"])
 
 
 def _log_mean(logits: Array) -> Array:

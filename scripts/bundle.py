@@ -99,24 +99,23 @@ def _of_pixels(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSource], folder: Path) -> None:
-    from archbench import bundle, model_card
+    from archbench import bundle, bundle_files, model_card
     from archbench.deployment_fits import chosen_members
 
     decision = read_json(arguments.decision) if arguments.decision else None
     if decision is not None:
-        chosen = chosen_members(decision)
-        members = [member for name in chosen for member in members if member.name == name]
+        members = _chosen(members, chosen_members(decision))
     manifest, metadata = read_table(arguments.manifest)
-    images = bundle.read_images(manifest, metadata["root"])
+    images = bundle_files.read_images(manifest, metadata["root"])
     content = _content(study, arguments, members, decision, folder)
     example = bundle.checked_rows(members[0])[0][0] if metadata.get("phantom") else None
     masked = study.datasets[arguments.dataset].preprocessing.mask_focus != "none"
     largest = max(study.image_size(member.name) for member in members)
-    content["example"] = bundle.add_example(folder, example, images, size=largest, masked=masked)
-    bundle.write_content(folder, content)
-    bundle.write_sums(folder)
+    content["example"] = bundle_files.add_example(folder, example, images, size=largest, masked=masked)
+    bundle_files.write_content(folder, content)
+    bundle_files.write_sums(folder)
     checked = bundle.check_runner(folder, members, images)
-    bundle.write_expected(folder)
+    bundle_files.write_expected(folder)
     card = model_card.Facts(
         content=read_json(folder / "bundle.json"),
         metrics=read_json(arguments.metrics),
@@ -125,13 +124,21 @@ def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSour
         configuration=study.model_dump(mode="json"),
         licences={member.name: licence_of(study, member.name) for member in members},
         checked=checked,
-        sums=bundle.write_sums(folder),
+        sums=bundle_files.write_sums(folder),
     )
     write_text(folder / "MODEL_CARD.md", model_card.model_card(card))
-    bundle.write_sums(folder)
-    bundle.write_zip(folder, Path(arguments.zip), name=content["name"])
+    bundle_files.write_sums(folder)
+    bundle_files.write_zip(folder, Path(arguments.zip), name=content["name"])
     size = Path(arguments.zip).stat().st_size / 2**20
     print(f"{folder} and {arguments.zip} ({size:.1f} MiB)", file=sys.stderr)
+
+
+def _chosen(members: list[MemberSource], names: list[str]) -> list[MemberSource]:
+    by_name = {member.name: member for member in members}
+    strangers = [name for name in names if name not in by_name]
+    if strangers:
+        raise ValueError(f"the ensemble's member '{strangers[0]}' is no model of this study, so it can't be bundled")
+    return [by_name[name] for name in names]
 
 
 def _content(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from archbench.bundle import library_versions, write_sums
+from archbench.bundle_files import library_versions, write_sums
 from archbench.models.building import NormalizedNetwork, build_network
 from archbench_predict.description import describe_steps
 from archbench_predict.images import Preprocessing
@@ -71,7 +71,7 @@ def make_bundle(
     **content: Any,
 ) -> Path:
     """Write a bundle around an ONNX file; its expected output comes from the runner unless given."""
-    from archbench.bundle import Images, add_example, write_expected
+    from archbench.bundle_files import Images, add_example, write_expected
 
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(onnx.read_bytes())

@@ -10,7 +10,9 @@ import pytest
 
 from archbench.artifacts import Predictions
 from archbench.calibration import fit_temperature
+from archbench.combining import fit_greedy, fit_weights, member_scores
 from archbench.deployment_fits import chosen_members, combined_rows, deployed_fits, rows_of_seed
+from archbench.ensemble import build_ensemble
 from archbench.members import mean_log_probabilities, member_logits, stack_members
 from archbench.metrics.views import whole_view
 from archbench.out_of_fold import OutOfFold
@@ -216,6 +218,36 @@ def test_stacking_by_label_or_zone_helps_the_one_it_is_of(outputs: str) -> None:
         truth = stacked.targets[known, k]
         losses = [log_loss(np.exp(log_softmax(part[known])), truth) for part in (whole, of_a, of_b)]
         assert losses[0] < min(losses[1:])
+
+
+@pytest.mark.parametrize(("choice", "fit"), [("weighted", fit_weights), ("greedy", fit_greedy)])
+@pytest.mark.parametrize("outputs", ["classes", "labels"])
+def test_the_runners_weights_are_the_studys(outputs: str, choice: str, fit: Any) -> None:
+    source = rows_of_seed(stack_members(members(outputs)), seed=SEED)
+    found = fits(members(outputs), outputs, choice)["combination"]
+    blend = fit(source, applied=source.rows.select(np.zeros(len(source.rows), bool)), n_members=2, seed=SEED)
+    assert np.ptp(blend.weights) > 0.05, "not the plain mean"
+    expected = blend.scores(member_scores(source.rows, 2))
+    expected = expected if outputs == "labels" else log_softmax(expected)
+    logits = combine(member_logits(source.rows, 2), found, TASKS[outputs])
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", ["classes", "labels"])
+def test_what_is_deployed_is_what_the_ensemble_stage_scored(outputs: str) -> None:
+    """Of the folds for which the stage chose stacking too, its predictions are those of the deployed combination."""
+    tables = {name: one.select(one.seed == SEED) for name, one in members(outputs).items()}
+    predictions, decision = build_ensemble(
+        tables, candidates=["logistic"], primary="log_loss", resamples=200, confidence=0.95, seed=0
+    )
+    rated, _ = combined_rows(tables, choice="logistic", seed=SEED, task=TASKS[outputs])
+    folds = [entry["fold"] for entry in decision["per_fold_choice"] if entry["choice"] == "logistic"]
+    assert folds, decision["reason"]
+    ours = dict(zip(rated.rows.case_id.tolist(), rated.rows.logits, strict=True))
+    for row in np.flatnonzero(np.isin(predictions.fold, folds)):
+        case = predictions.case_id[row]
+        if case in ours:  # cases of which nothing is known are not fitted on
+            np.testing.assert_allclose(predictions.logits[row], ours[case], atol=1e-4)
 
 
 def test_ensembles_are_calibrated_as_deployed_and_cross_fitted() -> None:

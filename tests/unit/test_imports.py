@@ -76,6 +76,7 @@ SHARED = (
     "archbench.adoption",
     "archbench.conformal",
     "archbench.deployment_fits",
+    "archbench.bundle_files",
     "archbench.model_card",
 )
 STAGES = (
@@ -107,7 +108,7 @@ TORCH_FREE = (
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
     *("checksums", "interruption", "gpu_slots"),
-    *("hub", "architecture_table", "bundle", "deployment_fits", "model_card"),
+    *("hub", "architecture_table", "bundle", "bundle_files", "deployment_fits", "model_card"),
     "leaderboard",
 )
 DEEP_TORCH_FREE = ("archbench.metrics.", "archbench.datasets.", "archbench.leaderboard.")

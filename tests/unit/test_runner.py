@@ -19,7 +19,7 @@ from runner_bundles import LIMIT, SIDE, export, make_bundle, normalization_of, p
 from test_images import encode, encode_tiff, picture
 
 from archbench.batches import predict_logits
-from archbench.bundle import write_sums, write_zip
+from archbench.bundle_files import write_sums, write_zip
 from archbench.image_cache import build_cache, file_sha256, open_cache
 from archbench_predict.bundle import BundleError, open_bundle, read_bundle
 from archbench_predict.command_line import main
