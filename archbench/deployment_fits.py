@@ -147,8 +147,8 @@ def chosen_members(decision: Mapping[str, Any]) -> list[str]:
     if choice in ("mean", *_FITS):
         return [str(name) for name in decision["members"]]
     raise ValueError(
-        f"the ensemble's choice is '{choice}', which a bundle can't hold yet (it can: best base, mean, {', '.join(_FITS)}); "
-        "bundle one of its models, or leave the candidate out of ensemble.candidates"
+        f"the ensemble's choice is '{choice}', which a bundle can't hold yet (it can: best base, mean, "
+        f"{', '.join(_FITS)}); bundle one of its models, or leave the candidate out of ensemble.candidates"
     )
 
 
