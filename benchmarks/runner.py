@@ -5,8 +5,9 @@
 
 Both make a bundle of an untrained network. `speed` alternates, round by round, the network alone on images that are
 prepared already and the whole stream from files to records, in one process with the same threads and batches; the
-ratio is taken within each round. `memory` predicts links to four small files in a process of its own and reads
-its resident set as it goes on.
+ratio is taken within each round, of images/s and of CPU seconds. The latter says on a busy machine what the former
+would say on a quiet one where both keep all cores at work. `memory` predicts links to four small files in a process
+of its own and reads its resident set as it goes on.
 """
 
 from __future__ import annotations
@@ -90,28 +91,29 @@ def speed(arguments: argparse.Namespace, folder: Path) -> None:
     predictor = Predictor(read_bundle(folder / "bundle"), threads=arguments.threads)
     items = list(islice(find_images([arguments.images], Columns()), arguments.count))
     ready = [predictor.prepare(item.path) for item in items]
-    alone_rates, stream_rates, decode_ms = [], [], []
+    alone_rates, stream_rates, alone_cpu, stream_cpu = [], [], [], []
     for number in range(arguments.rounds + 1):
-        halves = [(alone_rates, alone), (stream_rates, streamed)]
-        for rates, half in halves if number % 2 else halves[::-1]:
-            begin = time.perf_counter()
+        halves = [(alone_rates, alone_cpu, alone), (stream_rates, stream_cpu, streamed)]
+        for rates, cpu, half in halves if number % 2 else halves[::-1]:
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             half(predictor, items, ready, arguments, folder / "out.csv")
             if number:  # the first round warms up
                 rates.append(len(items) / (time.perf_counter() - begin))
-        begin = time.thread_time()
-        for item in items[:8]:
-            predictor.prepare(item.path)
-        decode_ms.append((time.thread_time() - begin) / min(8, len(items)) * 1e3)
-    ratios = np.array(stream_rates) / np.array(alone_rates)
-    generator = np.random.default_rng(0)
-    medians = np.median(generator.choice(ratios, size=(10_000, len(ratios))), axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
+                cpu.append((time.process_time() - cpu_begin) / len(items) * 1e3)
     print(
         f"{arguments.architecture} {arguments.size} px, {len(items)} images, {arguments.threads} threads, batch "
-        f"{arguments.batch}: alone {np.median(alone_rates):.1f} images/s, whole stream {np.median(stream_rates):.1f} "
-        f"images/s, ratio {np.median(ratios):.3f} ({low:.3f} to {high:.3f}, {len(ratios)} rounds); decoding and "
-        f"preprocessing {np.median(decode_ms):.1f} ms CPU an image; load {os.getloadavg()[0]:.1f}"
+        f"{arguments.batch}, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}"
     )
+    print(f"images/s: alone {np.median(alone_rates):.1f}, whole stream {np.median(stream_rates):.1f}")
+    print(f"CPU ms an image: alone {np.median(alone_cpu):.1f}, whole stream {np.median(stream_cpu):.1f}")
+    _print_ratio("images/s of the stream / alone", np.array(stream_rates) / np.array(alone_rates))
+    _print_ratio("CPU of alone / the stream", np.array(alone_cpu) / np.array(stream_cpu))
+
+
+def _print_ratio(name: str, ratios: np.ndarray) -> None:
+    draws = np.median(np.random.default_rng(0).choice(ratios, size=(10_000, len(ratios))), axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    print(f"{name}: {np.median(ratios):.3f} ({low:.3f} to {high:.3f})")
 
 
 def alone(

@@ -155,6 +155,21 @@ def test_border_box_finds_the_disc_with_its_pad() -> None:
     assert abs(y1 - 95) <= 2
 
 
+@pytest.mark.parametrize("side", [(100, 100), (37, 211), (200, 1)])
+def test_border_box_counts_rows_and_columns_of_more_than_one_per_cent(side: tuple[int, int]) -> None:
+    """At the limit: 1 pixel in 100 is not enough, 2 are."""
+    generator = np.random.default_rng(0)
+    for density in (0.002, 0.008, 0.012, 0.03, 0.5):
+        image = np.where(generator.random((*side, 3)) < density, 200, 10).astype(np.uint8)
+        bright = image.max(axis=2) > 10
+        columns = [x for x in range(side[1]) if bright[:, x].mean() > 0.01]
+        rows = [y for y in range(side[0]) if bright[y].mean() > 0.01]
+        expected = (
+            (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if columns and rows else (0, 0, side[1], side[0])
+        )
+        assert border_box(image, pad=0.0) == expected
+
+
 def test_a_black_image_keeps_its_frame() -> None:
     assert border_box(np.zeros((20, 30, 3), np.uint8)) == (0, 0, 30, 20)
 
