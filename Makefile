@@ -9,7 +9,7 @@ IMAGE_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run leaderboard test test-architectures test-slurm system-slurm lint format architectures docs
+.PHONY: help setup setup-dev run bundle leaderboard test test-architectures test-slurm system-slurm lint format architectures docs
 .PHONY: image image-docker test-container system-apptainer system-containers clean clean-all
 
 help:  ## list the targets
@@ -23,6 +23,15 @@ run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); pri
 	snakemake --cores $(CORES) --configfile $(STUDY)
 	@name=$$(sed -n 's/^study: *//p' $(STUDY)); cat results/$$name/results_table.txt; \
 	echo; echo "report: $(CURDIR)/results/$$name/report.html"
+
+# The study's section `bundle`, given by variables of the environment (see config/README.md).
+bundle: export ARCHBENCH_BUNDLE__MODELS = ["$(MODEL)"]
+bundle: export ARCHBENCH_BUNDLE__DATASETS = $(if $(DATASET),["$(DATASET)"],null)
+bundle: export ARCHBENCH_BUNDLE__PRECISION = $(or $(PRECISION),fp32)
+bundle: setup  ## what runs without torch: make bundle MODEL=resnet18|ensemble [STUDY=…] [DATASET=…] [PRECISION=int8]
+	@[ -n "$(MODEL)" ] || { echo "name a model of the study, or ensemble: make bundle MODEL=…"; exit 1; }
+	snakemake --cores $(CORES) --configfile $(STUDY) -- bundle
+	@name=$$(sed -n 's/^study: *//p' $(STUDY)); ls -d results/$$name/$(or $(DATASET),*)/$(MODEL)/bundle-$(or $(PRECISION),fp32)*
 
 test: setup-dev  ## set up and run the tests
 	pytest -n 2 -m "not slow" tests/unit tests/contracts tests/scripts

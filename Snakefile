@@ -3,6 +3,7 @@
 #   snakemake --cores 8                                   the default study (embedded data)
 #   snakemake --cores 8 --configfile config/my_study.yaml your own
 #   snakemake report                                      the Snakemake report of the study
+#   snakemake bundle                                      its models as bundles that run without torch
 import os
 import sys
 
@@ -48,6 +49,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/deployment.smk"
+include: "workflow/rules/bundle.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/leaderboard.smk"
 

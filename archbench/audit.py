@@ -257,7 +257,7 @@ def _check_files(
     threads: int,
 ) -> dict[int, FileFacts]:
     """Each file of the kept rows read, hashed and decoded once, in threads; damaged ones are dropped."""
-    from archbench.images import ImageError
+    from archbench_predict.images import ImageError
 
     def inspect(index: int) -> FileFacts | ImageError:
         path = source.root / str(case_ids[index])

@@ -329,7 +329,24 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     problems += [
         f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
     ]
+    problems += _bundle_problems(content, list(datasets), list(models))
     return problems + (_data_root_problems(content.get("compute")) if check_files else [])
+
+
+def _bundle_problems(content: Mapping[str, Any], datasets: list[str], models: list[str]) -> list[str]:
+    """Models and datasets of `bundle` that the study doesn't have; there is no ensemble of one model."""
+    chosen = content.get("bundle")
+    if not isinstance(chosen, Mapping):
+        return []
+    ensemble = content.get("ensemble")
+    none = len(models) < 2 or (isinstance(ensemble, Mapping) and ensemble.get("candidates") == [])
+    known = {"models": models if none else [*models, "ensemble"], "datasets": datasets}
+    return [
+        f"bundle.{key}: no {key[:-1]} '{name}'{suggest(str(name), names)} (known: {', '.join(names)})"
+        for key, names in known.items()
+        for name in chosen.get(key) or []
+        if name not in names
+    ]
 
 
 def _data_root_problems(compute: Any) -> list[str]:

@@ -18,11 +18,11 @@ from archbench.artifacts import MetricRecord, Predictions, atomic_path
 from archbench.cases import Cases
 from archbench.explained import Question, choose_questions, questions_of, reported_rows
 from archbench.image_cache import ImageCache
-from archbench.images import to_cached_pixels
 from archbench.metrics.views import is_grouped
 from archbench.models.building import NormalizedNetwork, cam_layer, cam_maps
 from archbench.models.weights import load_checkpoint
 from archbench.statistics import wilson_interval
+from archbench_predict.images import to_cached_pixels
 
 PICTURE_SIDE = 320
 OVERLAY_WEIGHT = 0.45

@@ -1,7 +1,7 @@
 """Hash of the code that a stage depends on: Snakemake reruns a job when it changes.
 
 The hash covers the syntax trees, without docstrings and comments, of a script and of everything that it
-imports inside the package. Registered components (architectures, losses, metrics, readers) are not
+imports inside the package and the runner's. Registered components (architectures, losses, metrics, readers) are not
 imported by name; a job names those it uses, and of their modules only the statements count that the
 component needs. So an edited loss retrains what uses it, and a new architecture retrains nothing.
 The configuration modules are left out: a job's settings stand in its `params` beside this hash.
@@ -18,6 +18,7 @@ from pathlib import Path
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS
 
 PACKAGE = "archbench"
+RUNNER = "archbench_predict"  # its image code makes the caches
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 REGISTRIES = {
@@ -48,7 +49,7 @@ def _fingerprint(script: str, components: tuple[tuple[str, str], ...]) -> str:
 
 
 def fingerprint_files(script: Path, components: Iterable[tuple[Path, str]] = (), *, root: Path = ROOT) -> str:
-    """Return the hash of a script, of what it imports from the package below `root`, and of component slices."""
+    """Return the hash of a script, of what it imports from the packages below `root`, and of component slices."""
     trees: dict[str, ast.Module] = {"": _parse(script)}
     for path, name in components:
         trees[f"{path.stem}:{name}"] = slice_component(_parse(path), name)
@@ -112,7 +113,7 @@ def _used_names(node: ast.stmt) -> set[str]:
 
 @cache  # trees are hashed by identity, and _parse_text gives one tree for one text
 def _imports(tree: ast.Module, root: Path) -> frozenset[str]:
-    """Return the package's modules that a tree imports anywhere, type-checking blocks left out."""
+    """Return the packages' modules that a tree imports anywhere, type-checking blocks left out."""
     found: set[str] = set()
     for node in ast.walk(tree):
         names: list[str] = []
@@ -121,7 +122,7 @@ def _imports(tree: ast.Module, root: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.partition(".")[0] == PACKAGE and _module_path(name, root).is_file():
+            if name.partition(".")[0] in (PACKAGE, RUNNER) and _module_path(name, root).is_file():
                 found.add(name)
     return frozenset(found)
 

@@ -25,7 +25,7 @@ import numpy as np
 from archbench.artifacts import ArtifactError, read_json, write_json
 
 if TYPE_CHECKING:
-    from archbench.images import Preprocessing
+    from archbench_predict.images import Preprocessing
 
 CHECKPOINT_IMAGES = 64
 PROGRESS_SECONDS = 2.0
@@ -189,7 +189,7 @@ def _maker(
     """A function that decodes and preprocesses the i-th image."""
     import cv2
 
-    from archbench.images import ImageError, decode, preprocess, read_image_file, read_mask
+    from archbench_predict.images import ImageError, decode, preprocess, read_image_file, read_mask
 
     # The pool below is the parallelism; OpenCV's own threads on top of it only get in each other's way.
     cv2.setNumThreads(1)

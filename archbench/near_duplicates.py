@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from archbench.images import ORIENTATION_TAG, ImageError, damage, decode, open_image, read_image_file
+from archbench_predict.images import ORIENTATION_TAG, ImageError, damage, decode, open_image, read_image_file
 
 THUMBNAIL_SIDE = 64
 DETAIL_SIGMA = 2.0

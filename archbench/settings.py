@@ -321,6 +321,16 @@ class FinalModel(Settings):
     models: list[str] | None = Field(None, description="Models to train on all data; default: all.")
 
 
+class Bundle(Settings):
+    """What is put into bundles to deploy (snakemake bundle, make bundle)."""
+
+    models: list[str] | None = Field(None, description="Models, or ensemble; default: all, the ensemble included.")
+    datasets: list[str] | None = Field(None, description="Datasets; default: all.")
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        "fp32", description="Exported variant; one that didn't pass its export's gate is refused."
+    )
+
+
 class Explain(Settings):
     """Grad-CAM pictures."""
 
@@ -448,6 +458,7 @@ class StudySections(Settings):
     training: Training = Field(default_factory=Training)
     tuning: Tuning | None = Field(None, description="Hyper-parameter search; none unless this section stands.")
     final: FinalModel = Field(default_factory=FinalModel)
+    bundle: Bundle = Field(default_factory=Bundle)
     explain: Explain = Field(default_factory=Explain)
     inference: Inference = Field(default_factory=Inference)
     ensemble: Ensemble = Field(default_factory=Ensemble)

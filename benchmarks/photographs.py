@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from archbench.image_cache import build_cache, open_cache
-from archbench.images import Preprocessing
 from archbench.training_epoch import TrainingData
+from archbench_predict.images import Preprocessing
 
 CACHE = Path("results/cache/benchmarks")
 

@@ -12,7 +12,7 @@ from archbench.artifacts import provenance, read_table, write_json
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
 from archbench.image_cache import build_cache
-from archbench.images import Preprocessing
+from archbench_predict.images import Preprocessing
 
 if TYPE_CHECKING:
     import argparse

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET_MEAN_STD: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_MEAN_STD: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NORMALIZATIONS = {"imagenet": IMAGENET_MEAN_STD, "half": HALF_MEAN_STD}
 
 MIN_CAM_CELLS = 7
 AUTO = "auto"
@@ -110,6 +111,13 @@ class Architecture:
         layers = ((self.cam_layer, self.patch or 32), *self.finer_cam_layers)
         fine_enough = [path for path, stride in layers if size // stride >= MIN_CAM_CELLS]
         return fine_enough[0] if fine_enough else layers[-1][0]
+
+    def mean_std_of(self, normalization: str, *, in_channels: int) -> MeanStd:
+        """Return mean and standard deviation per channel, of pixels 0 to 1; `auto` is what the weights expect."""
+        mean, std = NORMALIZATIONS.get(normalization, self.mean_std)
+        if in_channels == 1:  # a gray image stands for three equal channels
+            return (sum(mean) / len(mean),), (sum(std) / len(std),)
+        return mean, std
 
     def smallest_size(self) -> int:
         """Return the smallest legal side of the input, pixels."""

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from archbench.models.architecture import AUTO, HALF_MEAN_STD, IMAGENET_MEAN_STD, Architecture
+from archbench.models.architecture import AUTO, Architecture
 from archbench.models.heads import add_attention, is_channels_last, replace_head
 from archbench.models.transformers_network import grid_side
 from archbench.registry import ARCHITECTURES
 
 HEAD_STD = 0.01
-NORMALIZATIONS = {"imagenet": IMAGENET_MEAN_STD, "half": HALF_MEAN_STD}
 
 
 class NormalizedNetwork(nn.Module):
@@ -42,9 +41,7 @@ class NormalizedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         entry: Architecture = ARCHITECTURES.get(architecture)
-        mean, std = NORMALIZATIONS.get(normalization, entry.mean_std)
-        if in_channels == 1:  # a gray image stands for three equal channels
-            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        mean, std = entry.mean_std_of(normalization, in_channels=in_channels)
         self.network = network
         self.image_size = image_size
         self.in_channels = in_channels

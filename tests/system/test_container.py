@@ -25,7 +25,7 @@ from archbench.container import image_guard, lock_hash
 pytestmark = pytest.mark.timeout(60 * MINUTES)
 
 PARTS = ("Snakefile", "Makefile", "apptainer.def", "requirements.lock", "pyproject.toml", ".dockerignore")
-FOLDERS = ("archbench", "config", "containers", "profiles", "scripts", "workflow")
+FOLDERS = ("archbench", "archbench_predict", "config", "containers", "profiles", "scripts", "workflow")
 SHM_BYTES = 65536
 STUDY = """
 study: contained

@@ -25,7 +25,7 @@ import slurm_node
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1500)  # five minutes alone on two cores; neighbours stretch it
-TRACKED = ("Snakefile", "archbench", "config", "profiles", "scripts", "workflow")
+TRACKED = ("Snakefile", "archbench", "archbench_predict", "config", "profiles", "scripts", "workflow")
 
 STUDY = """
 study: cluster

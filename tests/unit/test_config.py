@@ -89,6 +89,8 @@ LEGAL: dict[str, Any] = {
     "tuning.space.lr.high": 0.2,
     "tuning.space.lr.choices": [0.1, 0.2],
     "final.models": ["small"],
+    "bundle.models": ["small"],
+    "bundle.datasets": ["eyes"],
     "inference.batch_sizes": [2],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
@@ -870,3 +872,16 @@ def test_a_threshold_rule_and_its_value_fit_together(thresholds: dict[str, Any],
 def test_costs_may_be_above_one() -> None:
     study = parse(base(evaluation={"thresholds": {"rule": "cost", "value": 5.0}}))
     assert study.evaluation.thresholds.value == 5
+
+
+def test_bundles_are_of_models_and_datasets_that_are_there() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(base(bundle={"models": ["smoll", "ensemble"], "datasets": ["ears"]}))
+    message = str(caught.value)
+    assert "bundle.models: no model 'smoll'; did you mean 'small'?" in message
+    assert "bundle.datasets: no dataset 'ears'" in message
+    assert "bundle.models: no model 'ensemble'" in message, "there is no ensemble of one model"
+    two = {"models": {"small": {"architecture": "custom1"}, "large": {"architecture": "resnet18"}}}
+    parse(base(**two, bundle={"models": ["ensemble"]}))
+    with pytest.raises(ConfigError, match="no model 'ensemble'"):
+        parse(base(**two, bundle={"models": ["ensemble"]}, ensemble={"candidates": []}))

@@ -52,7 +52,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("archbench", "scripts"):
+        for name in ("archbench", "archbench_predict", "scripts"):
             shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def hashes(self) -> dict[str, str]:
@@ -127,6 +127,14 @@ def test_an_imported_function_changes_all_that_import_it(checkout: Checkout) -> 
 
 def test_augmentation_changes_training_alone(checkout: Checkout) -> None:
     assert checkout.replace("archbench/augmentation.py", "rotation_deg=15", "rotation_deg=16") == TRAININGS
+
+
+def test_the_runner_counts_by_its_image_code_alone(checkout: Checkout) -> None:
+    with_images = {job for job in JOBS if job.startswith(("train", "predict"))}
+    assert (
+        checkout.replace("archbench_predict/images.py", "CLAHE_TILES = (8, 8)", "CLAHE_TILES = (4, 4)") == with_images
+    )
+    assert checkout.replace("archbench_predict/streaming.py", "2 * batch_size", "3 * batch_size") == set()
 
 
 def test_a_script_changes_its_own_jobs(checkout: Checkout) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from archbench import image_cache
 from archbench.artifacts import ArtifactError, write_json
 from archbench.image_cache import build_cache, open_cache
-from archbench.images import ImageError, Preprocessing, border_box, decode, equalize, resize, to_cached_pixels
+from archbench_predict.images import ImageError, Preprocessing, border_box, decode, equalize, resize, to_cached_pixels
 
 LIMIT = 10_000_000
 
@@ -116,6 +116,15 @@ def test_a_truncated_jpeg_is_an_error() -> None:
     assert caught.value.kind == "truncated"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_truncated_png_is_an_error_of_the_image(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(100, 100, 3), dtype=np.uint8)
+    data = encode(noise, "PNG", mode)
+    with pytest.raises(ImageError) as caught:
+        decode(data[: len(data) // 2], max_pixels=LIMIT)
+    assert caught.value.kind == "truncated"
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("data", [b"not an image", b"II*\x00broken", b"\x89PNG\r\n\x1a\n"])
 def test_garbage_is_unreadable(data: bytes) -> None:
@@ -144,6 +153,21 @@ def test_border_box_finds_the_disc_with_its_pad() -> None:
     assert abs(x1 - 135) <= 2
     assert abs(y0 - 6) <= 2
     assert abs(y1 - 95) <= 2
+
+
+@pytest.mark.parametrize("side", [(100, 100), (37, 211), (200, 1)])
+def test_border_box_counts_rows_and_columns_of_more_than_one_per_cent(side: tuple[int, int]) -> None:
+    """At the limit: 1 pixel in 100 is not enough, 2 are."""
+    generator = np.random.default_rng(0)
+    for density in (0.002, 0.008, 0.012, 0.03, 0.5):
+        image = np.where(generator.random((*side, 3)) < density, 200, 10).astype(np.uint8)
+        bright = image.max(axis=2) > 10
+        columns = [x for x in range(side[1]) if bright[:, x].mean() > 0.01]
+        rows = [y for y in range(side[0]) if bright[y].mean() > 0.01]
+        expected = (
+            (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if columns and rows else (0, 0, side[1], side[0])
+        )
+        assert border_box(image, pad=0.0) == expected
 
 
 def test_a_black_image_keeps_its_frame() -> None:

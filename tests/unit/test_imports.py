@@ -45,8 +45,6 @@ SHARED = (
     "archbench.training_setup",
     "archbench.training_state",
     "archbench.training",
-    "archbench.nifti",
-    "archbench.images",
     "archbench.image_cache",
     "archbench.cases",
     "archbench.starting",
@@ -84,6 +82,9 @@ SHARED = (
     "archbench.label_stacking",
     "archbench.neural_stacking",
     "archbench.adoption",
+    "archbench.deployment_fits",
+    "archbench.bundle_files",
+    "archbench.model_card",
 )
 STAGES = (
     "archbench.preparation",
@@ -94,6 +95,7 @@ STAGES = (
     "archbench.evaluation",
     "archbench.explain",
     "archbench.onnx_export",
+    "archbench.bundle",
     "archbench.inference_timing",
     "archbench.ensemble",
     "archbench.comparison",
@@ -109,13 +111,13 @@ TORCH_FREE = (
     *("label_counts", "label_values", "label_results", "class_results", "case_table", "resampled"),
     *("cross_fitting", "temperature", "calibrated", "calibration_table", "threshold_results", "net_benefit"),
     *("conformal_results",),
-    *("explained", "nifti", "members", "stacking"),
-    *("datasets", "preparation", "splits", "images", "cases", "image_cache", "audit", "fingerprint", "registry"),
+    *("explained", "members", "stacking"),
+    *("datasets", "preparation", "splits", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
     *("checksums", "interruption", "gpu_slots"),
-    *("hub", "architecture_table"),
+    *("hub", "architecture_table", "bundle", "bundle_files", "deployment_fits", "model_card"),
     "leaderboard",
 )
 DEEP_TORCH_FREE = ("archbench.metrics.", "archbench.datasets.", "archbench.leaderboard.")
@@ -188,6 +190,22 @@ def test_the_direction_is_checked_at_all() -> None:
     assert not may_import("archbench.losses", "archbench.metrics")
     assert may_import("archbench.cases", "archbench.image_cache")
     assert not may_import("archbench.image_cache", "archbench.cases")
+
+
+def test_the_runner_needs_nothing_of_the_workflow() -> None:
+    allowed = {
+        "archbench_predict",
+        "numpy",
+        "PIL",
+        "cv2",
+        "onnxruntime",
+        "tifffile",
+        "nibabel",
+        *sys.stdlib_module_names,
+    }
+    for path in sorted(CHECKOUT.glob("archbench_predict/*.py")):
+        strangers = {name.partition(".")[0] for _, name in imports_of(path)} - allowed
+        assert not strangers, f"{path.name} imports {strangers}"
 
 
 def test_only_scripts_and_rules_use_the_configuration() -> None:

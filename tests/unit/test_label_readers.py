@@ -20,9 +20,9 @@ from archbench.datasets.csi_zones import ZONES, csi_problem, read_csi_zones
 from archbench.datasets.phantom_chest import MARKER, draw_findings, read_phantom_chest
 from archbench.datasets.phantom_zones import draw_grades, read_phantom_zones
 from archbench.datasets.table import read_table
-from archbench.images import ImageError, Preprocessing, decode, preprocess, read_mask
 from archbench.preparation import Prepared, prepare
 from archbench.splits import Protocol
+from archbench_predict.images import ImageError, Preprocessing, decode, preprocess, read_mask
 
 ZONE_CLASSES = ("Normal", "Mild", "Moderate", "Severe", "Ungradable")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-TRACKED = ("Snakefile", "archbench", "config", "profiles", "scripts", "workflow")
+TRACKED = ("Snakefile", "archbench", "archbench_predict", "config", "profiles", "scripts", "workflow")
 
 
 class Workflow:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -119,3 +121,28 @@ def test_the_snakemake_report(finished):
 def test_results_json_is_valid_and_names_the_data(finished):
     content = json.loads((finished.folder / "results/tiny/results.json").read_text())
     assert "phantom" in json.dumps(content).lower()
+
+
+def test_a_bundle_is_made_from_what_is_there_and_runs_alone(edited, tmp_path):
+    chosen = {"ARCHBENCH_BUNDLE__MODELS": '["resnet18", "ensemble"]'}
+    edited.snakemake("--cores", "2", "--", "bundle", **chosen)
+    results = edited.folder / "results/tiny/phantom"
+    assert "Nothing to be done" in edited.snakemake("--cores", "2", "--", "bundle", **chosen).stdout
+    assert edited.planned() == {}, "the study itself is as it was"
+    for model in ("resnet18", "ensemble"):
+        made = results / model / "bundle-fp32.zip"
+        out = tmp_path / f"{model}.csv"
+        command = [
+            sys.executable,
+            "-m",
+            "archbench_predict",
+            str(made),
+            str(results / "data/phantom"),
+            "--out",
+            str(out),
+        ]
+        done = subprocess.run(command, cwd=edited.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "80 of 80 images predicted" in done.stderr
+    refused = edited.snakemake("-n", "--", "bundle", check=False, ARCHBENCH_BUNDLE__MODELS='["resnet19"]')
+    assert "bundle.models: no model 'resnet19'; did you mean 'resnet18'?" in refused.stdout

@@ -139,7 +139,11 @@ def pretrained_weights():
 
 
 def architecture(w):
-    return STUDY.models[w.model].architecture
+    return architecture_of(w.model)
+
+
+def architecture_of(model):
+    return STUDY.models[model].architecture
 
 
 def task_metrics(dataset):
@@ -262,6 +266,32 @@ def timing_entries(w):
         f"{model}:{folder}/model.onnx:{folder}/export.json:{cache_pointer_of(w.dataset, model)}"
         for model, folder in folders.items()
     ]
+
+
+def bundled_models(w):
+    """Models whose networks the bundle of a model or the ensemble may need."""
+    return MODELS if w.model == "ensemble" else [w.model]
+
+
+def bundle_entries(w):
+    """model:export.json:cache pointer:prediction table of each of them."""
+    folders = {
+        model: expand(MODEL, dataset=w.dataset, model=model)[0]
+        for model in bundled_models(w)
+    }
+    return [
+        f"{model}:{folder}/export.json:{cache_pointer_of(w.dataset, model)}:{folder}/predictions.parquet"
+        for model, folder in folders.items()
+    ]
+
+
+def bundle_inputs(w):
+    """Networks, image caches and predictions that a bundle is made from."""
+    models = bundled_models(w)
+    files = ["model.onnx", "export.json", "predictions.parquet"]
+    pointers = [cache_pointer_of(w.dataset, model) for model in models]
+    found = expand(f"{MODEL}/{{file}}", dataset=w.dataset, model=models, file=files)
+    return found + sorted(set(pointers))
 
 
 FIGURES = {

@@ -1,4 +1,4 @@
-"""From an image file to pixels: decode, border crop, resize, CLAHE (their cache is image_cache.py)."""
+"""From an image file to pixels: decode, border crop, resize, CLAHE; the workflow and the runner share this code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from archbench.nifti import is_nifti, read_nifti_pixels
+from archbench_predict.nifti import is_nifti, read_nifti_pixels
 
 # Our own guard (max_pixels, checked before decoding) replaces Pillow's, whose limit is fixed and only warns.
 Image.MAX_IMAGE_PIXELS = None
@@ -123,7 +123,7 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
     if image.format == "TIFF" and _is_deep_colour_tiff(image):
         return _read_tiff(data, max_pixels=max_pixels)
     with image:
-        orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+        orientation = _orientation(image)
         if _is_deep_colour_png(data):
             # Pillow would keep the high byte only, which min_max can't be computed from.
             stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -136,6 +136,14 @@ def _read_pixels(data: bytes, *, max_pixels: int) -> tuple[np.ndarray, int]:
         except (OSError, SyntaxError, ValueError) as error:
             raise damage(error) from error
         return np.asarray(_plain_mode(image)), orientation
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation (1-8); of a PNG Pillow looks for it behind the pixels, which may be damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise damage(error) from error
 
 
 def _is_deep_colour_tiff(image: Image.Image) -> bool:
@@ -223,9 +231,10 @@ def border_box(image: np.ndarray, *, threshold: int = 10, pad: float = 0.05) -> 
     border open; the box grows by `pad` of its sides. A black image keeps its full frame.
     """
     height, width = image.shape[:2]
-    bright = image.max(axis=2) > threshold
-    columns = np.flatnonzero(bright.mean(axis=0) > 0.01)
-    rows = np.flatnonzero(bright.mean(axis=1) > 0.01)
+    # image.max(axis=2) and a mean of booleans took 15 times as long, more than decoding the file
+    bright = np.maximum(np.maximum(image[:, :, 0], image[:, :, 1]), image[:, :, 2]) > threshold
+    columns = np.flatnonzero(np.count_nonzero(bright, axis=0) / height > 0.01)
+    rows = np.flatnonzero(np.count_nonzero(bright, axis=1) / width > 0.01)
     if not len(columns) or not len(rows):
         return 0, 0, width, height
     x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1

@@ -1,0 +1,147 @@
+"""archbench-predict BUNDLE IMAGES... --out predictions.csv"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from archbench_predict import __version__
+from archbench_predict.bundle import BundleError, open_bundle
+from archbench_predict.images import ImageError
+from archbench_predict.network import usable_cores
+from archbench_predict.predictor import Inputs, Predictor
+from archbench_predict.records import FORMATS, open_writer, to_records
+from archbench_predict.sources import Columns, Item, SourceError, find_images, mask_of
+from archbench_predict.streaming import stream
+
+REFUSED, SOME_FAILED = 1, 3
+PROGRESS_SECONDS = 2.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    made = argparse.ArgumentParser(
+        prog="archbench-predict",
+        description="Predict images with a bundle of archbench.",
+        epilog="Exit code: 0 all images predicted; 1 refused (bundle, sources); 2 wrong options; 3 some images could "
+        "not be read: their rows say why, all others are predicted.",
+        allow_abbrev=False,
+    )
+    made.add_argument("bundle", help="folder or zip written by `make bundle`")
+    made.add_argument("images", nargs="*", help="folders, patterns ('scans/*.png'), CSV tables, image files")
+    made.add_argument("--out", type=Path, help="file to write: .csv, .json or .jsonl")
+    made.add_argument("--masks", help="folder of masks named like the images, for bundles that were trained with masks")
+    made.add_argument("--image-column", help="column of a table that names the image")
+    made.add_argument("--case-column", help="column of a table that names the case")
+    made.add_argument("--root", help="folder that a table's paths are relative to (default: the table's own)")
+    made.add_argument("--batch-size", type=_positive, default=8, help="images per call of the network (8)")
+    made.add_argument("--threads", type=_positive, help="threads of the network (default: all cores of this process)")
+    made.add_argument("--workers", type=_positive, help="threads that decode (default: as many)")
+    made.add_argument("--check", action="store_true", help="only check the bundle and its example image")
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return made
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the bundle, predict, and say how many images failed."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if not arguments.check:
+        if not arguments.images or arguments.out is None:
+            options.error("name images and --out FILE (or --check)")
+        if arguments.out.suffix not in FORMATS:
+            options.error(f"--out: a name that ends in {', '.join(FORMATS)}, not {arguments.out.name!r}")
+    try:
+        return _run(arguments)
+    except (BundleError, SourceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(f"interrupted; what is there stands in {arguments.out}.partial", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    threads = arguments.threads or usable_cores()
+    with open_bundle(arguments.bundle) as bundle:
+        if bundle.needs_masks and not arguments.masks and not arguments.check:
+            raise BundleError("the networks were trained with masks: give --masks FOLDER")
+        predictor = Predictor(bundle, threads=threads)
+        difference = predictor.check_example()
+        print(f"{bundle.name} ({bundle.identity[:12]}): intact, example within {difference:.0e}", file=sys.stderr)
+        return 0 if arguments.check else _predict_all(predictor, arguments, workers=arguments.workers or threads)
+
+
+def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, workers: int) -> int:
+    columns = Columns(arguments.image_column, arguments.case_column, arguments.root)
+    total = sum(1 for _ in find_images(arguments.images, columns))
+    failed = 0
+    report = (lambda done, failed: None) if arguments.quiet else _progress(total)
+    has_calibration = predictor.bundle.content["calibration"]["method"] != "none"
+    answers = stream(
+        find_images(arguments.images, columns),
+        prepare=partial(_prepare, predictor, arguments.masks),
+        predict=lambda batch: to_records(predictor.predict(batch), predictor.task),
+        batch_size=arguments.batch_size,
+        workers=workers,
+    )
+    with open_writer(arguments.out, predictor.task, calibrated=has_calibration) as writer:
+        for done, (item, answer) in enumerate(_finite(answers), start=1):
+            error = str(answer) if isinstance(answer, ImageError) else None
+            if error is not None:
+                failed += 1
+                print(f"{item.path or item.case_id}: {error}", file=sys.stderr)
+            writer.write(item, None if isinstance(answer, ImageError) else answer, error)
+            report(done, failed)
+    print(f"{total - failed} of {total} images predicted: {arguments.out}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _prepare(predictor: Predictor, masks: str | None, item: Item) -> Inputs:
+    if not item.path:
+        raise ImageError("missing_file", "the table names no image")
+    return predictor.prepare(item.path, mask_of(item, masks) if masks else None)
+
+
+def _finite(answers: Iterable[tuple[Item, Any]]) -> Iterable[tuple[Item, Any]]:
+    """The answers, a record that isn't finite turned into an error."""
+    for item, answer in answers:
+        if isinstance(answer, dict) and not _is_finite(answer):
+            answer = ImageError("unreadable", "the network's answer is not a finite number")
+        yield item, answer
+
+
+def _is_finite(content: Any) -> bool:
+    if isinstance(content, dict):
+        return all(_is_finite(value) for value in content.values())
+    return not isinstance(content, float) or abs(content) < float("inf")
+
+
+def _progress(total: int) -> Callable[[int, int], None]:
+    begin = last = time.monotonic()
+
+    def report(done: int, failed: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < PROGRESS_SECONDS:
+            return
+        last = now
+        rate = done / max(now - begin, 1e-9)
+        bad = f", {failed} failed" if failed else ""
+        print(
+            f"images {done}/{total}{bad}, {rate:.1f} images/s, {(total - done) / rate:.0f} s remaining", file=sys.stderr
+        )
+
+    return report

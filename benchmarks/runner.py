@@ -1,0 +1,190 @@
+"""The deployed runner: images/s against the network's own throughput, and memory over 100,000 images.
+
+    PYTHONPATH=. python benchmarks/runner.py speed --images ../shared/data/dr600 --architecture resnet50 --size 224
+    PYTHONPATH=. python benchmarks/runner.py memory --count 100000
+
+Both make a bundle of an untrained network. `speed` alternates, round by round, the network alone on images that are
+prepared already and the whole stream from files to records, in one process with the same threads and batches; the
+ratio is taken within each round, of images/s and of CPU seconds. The latter says on a busy machine what the former
+would say on a quiet one where both keep all cores at work. `memory` predicts links to four small files in a process
+of its own and reads its resident set as it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from archbench.bundle_files import Images, add_example, library_versions, write_expected, write_sums
+from archbench_predict.bundle import read_bundle
+from archbench_predict.description import describe_steps
+from archbench_predict.images import Preprocessing
+from archbench_predict.predictor import Predictor
+from archbench_predict.records import open_writer, to_records
+from archbench_predict.sources import Columns, Item, find_images
+from archbench_predict.streaming import stream
+
+CLASSES = ["a", "b", "c", "d", "e"]
+
+
+def untrained_bundle(folder: Path, *, architecture: str, size: int) -> None:
+    """Write a bundle of a network with random weights, borders cropped as in the studies of fundus photographs."""
+    import torch
+
+    from archbench.models.building import build_network
+
+    torch.manual_seed(0)
+    network = build_network(architecture, num_classes=len(CLASSES), image_size=size).eval()
+    folder.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.network,
+            (torch.zeros(2, 3, size, size),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},),
+            opset_version=18,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(folder / "model.onnx", external_data=False)
+    member = {
+        "name": architecture,
+        "file": "model.onnx",
+        "precision": "fp32",
+        "input": {"normalized": True, "batch": "dynamic"},
+        "preprocessing": describe_steps(Preprocessing(size=size, crop_border=True), max_pixels=200_000_000),
+        "normalization": {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()},
+    }
+    content = {
+        "format": 1,
+        "name": f"{architecture}-{size}",
+        **{"outputs": "classes", "logits": CLASSES, "classes": CLASSES, "labels": ["grade"], "decision": "argmax"},
+        "members": [member],
+        "combination": {"kind": "single"},
+        "calibration": {"method": "temperature", "temperature": 1.5},
+        "thresholds": None,
+        "example": add_example(folder, None, Images(folder, {}, {}), size=size, masked=False),
+        "versions": library_versions(),
+    }
+    (folder / "bundle.json").write_text(json.dumps(content))
+    write_sums(folder)
+    write_expected(folder)
+    write_sums(folder)
+
+
+def speed(arguments: argparse.Namespace, folder: Path) -> None:
+    """Print images/s of both, and the ratios of the rounds."""
+    untrained_bundle(folder / "bundle", architecture=arguments.architecture, size=arguments.size)
+    predictor = Predictor(read_bundle(folder / "bundle"), threads=arguments.threads)
+    items = list(islice(find_images([arguments.images], Columns()), arguments.count))
+    ready = [predictor.prepare(item.path) for item in items]
+    alone_rates, stream_rates, alone_cpu, stream_cpu = [], [], [], []
+    for number in range(arguments.rounds + 1):
+        halves = [(alone_rates, alone_cpu, alone), (stream_rates, stream_cpu, streamed)]
+        for rates, cpu, half in halves if number % 2 else halves[::-1]:
+            begin, cpu_begin = time.perf_counter(), time.process_time()
+            half(predictor, items, ready, arguments, folder / "out.csv")
+            if number:  # the first round warms up
+                rates.append(len(items) / (time.perf_counter() - begin))
+                cpu.append((time.process_time() - cpu_begin) / len(items) * 1e3)
+    print(
+        f"{arguments.architecture} {arguments.size} px, {len(items)} images, {arguments.threads} threads, batch "
+        f"{arguments.batch}, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}"
+    )
+    print(f"images/s: alone {np.median(alone_rates):.1f}, whole stream {np.median(stream_rates):.1f}")
+    print(f"CPU ms an image: alone {np.median(alone_cpu):.1f}, whole stream {np.median(stream_cpu):.1f}")
+    _print_ratio("images/s of the stream / alone", np.array(stream_rates) / np.array(alone_rates))
+    _print_ratio("CPU of alone / the stream", np.array(alone_cpu) / np.array(stream_cpu))
+
+
+def _print_ratio(name: str, ratios: np.ndarray) -> None:
+    draws = np.median(np.random.default_rng(0).choice(ratios, size=(10_000, len(ratios))), axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    print(f"{name}: {np.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+
+
+def alone(
+    predictor: Predictor, items: list[Item], ready: list[list[np.ndarray]], arguments: argparse.Namespace, out: Path
+) -> None:
+    """The network on prepared images."""
+    for start in range(0, len(ready), arguments.batch):
+        predictor.member_logits(ready[start : start + arguments.batch])
+
+
+def streamed(
+    predictor: Predictor, items: list[Item], ready: list[list[np.ndarray]], arguments: argparse.Namespace, out: Path
+) -> None:
+    """From files to a CSV, as the command does it."""
+    answers = stream(
+        items,
+        prepare=lambda item: predictor.prepare(item.path),
+        predict=lambda batch: to_records(predictor.predict(batch), predictor.task),
+        batch_size=arguments.batch,
+        workers=arguments.threads,
+    )
+    with open_writer(out, predictor.task, calibrated=True) as writer:
+        for item, record in answers:
+            assert isinstance(record, dict), record
+            writer.write(item, record, None)
+
+
+def memory(arguments: argparse.Namespace, folder: Path) -> None:
+    """Print the resident set of the command as the count of images grows."""
+    import psutil
+
+    untrained_bundle(folder / "bundle", architecture="custom1", size=32)
+    (folder / "few").mkdir()
+    for k in range(4):
+        noise = np.random.default_rng(k).integers(0, 256, size=(48, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"few/{k}.png")
+    (folder / "many").mkdir()
+    for k in range(arguments.count):
+        (folder / f"many/{k:06d}.png").symlink_to(folder / "few" / f"{k % 4}.png")
+    command = [sys.executable, "-m", "archbench_predict", str(folder / "bundle"), str(folder / "many")]
+    command += ["--out", str(folder / "out.csv"), "--threads", "1", "--workers", "2", "--batch-size", "32"]
+    begin, tenth = time.perf_counter(), 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        watched = psutil.Process(process.pid)
+        assert process.stderr is not None
+        for line in process.stderr:
+            found = re.match(r"images (\d+)/", line)
+            if found and int(found[1]) * 10 // arguments.count >= tenth:
+                tenth = int(found[1]) * 10 // arguments.count + 1
+                rss = watched.memory_info().rss / 2**20
+                print(f"{found[1]} images: {rss:.1f} MiB, {time.perf_counter() - begin:.0f} s", flush=True)
+    rows = sum(1 for _ in (folder / "out.csv").open()) - 1
+    print(f"exit code {process.returncode}, {rows} rows")
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "memory"])
+    parser.add_argument("--images", help="folder of images (speed)")
+    parser.add_argument("--architecture", default="resnet50")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (speed if arguments.what == "speed" else memory)(arguments, Path(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Put a model or the ensemble of a study into a folder and a zip that run without torch (archbench-predict).
+
+    python scripts/bundle.py --study study.json --dataset eyes --model resnet18 --precision fp32 \\
+        --member resnet18:resnet18/export.json:images-96.json:resnet18/predictions.parquet --manifest … \\
+        --output resnet18/bundle-fp32 --zip resnet18/bundle-fp32.zip
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archbench.artifacts import provenance, read_json, read_predictions, read_table, write_text
+from archbench.command_line import label_progress, run, stage_parser
+from archbench.config import Study, load_study
+from archbench.image_cache import open_cache
+from archbench.registry import ARCHITECTURES
+from archbench.tasks import get_task
+from archbench.thresholds import rule_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from archbench.bundle import MemberSource
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Collect, let the runner check, write."""
+    arguments = _parse(argv)
+    label_progress(f"bundle {arguments.dataset}/{arguments.model}")
+    study = load_study(arguments.study)
+    members = [_member(study, arguments.dataset, *entry.split(":", 3)) for entry in arguments.member]
+    folder = Path(arguments.output)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _write(study, arguments, members, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__, model=True)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--member", nargs="+", required=True, help="name:export.json:image cache pointer:prediction table"
+    )
+    parser.add_argument("--predictions", required=True, help="prediction table of the model or ensemble")
+    parser.add_argument("--decision", help="decision.json of the ensemble")
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--audit", required=True)
+    parser.add_argument("--metrics", required=True)
+    parser.add_argument("--calibration", required=True)
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--zip", required=True, help="zip to write")
+    return parser.parse_args(argv)
+
+
+def _member(study: Study, dataset: str, name: str, account: str, pointer: str, table: str) -> MemberSource:
+    from archbench.bundle import MemberSource
+    from archbench_predict.description import describe_steps
+    from archbench_predict.images import Preprocessing
+
+    settings = study.datasets[dataset].preprocessing
+    network = study.network_of(name, dataset)
+    architecture = ARCHITECTURES.get(network["architecture"])
+    mean, std = architecture.mean_std_of(network["normalization"], in_channels=network["in_channels"])
+    steps = Preprocessing(
+        size=study.image_size(name),
+        crop_border=settings.crop_border,
+        clahe=None,  # a random augmentation of training, not part of prediction
+        intensity=settings.intensity,
+        channels=settings.channels,
+        center_crop=settings.center_crop,
+        mask_focus=settings.mask_focus,
+    )
+    return MemberSource(
+        name=name,
+        architecture=network["architecture"],
+        account=read_json(account),
+        folder=Path(account).parent,
+        cache=open_cache(pointer),
+        preprocessing=describe_steps(steps, max_pixels=study.audit.max_pixels),
+        mean=_of_pixels(mean),
+        std=_of_pixels(std),
+        predictions=read_predictions(table, classes=study.logit_names(dataset) or None),
+    )
+
+
+def _of_pixels(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Means or deviations of pixels 0-255, in the network's own arithmetic (float32)."""
+    return tuple(float(np.float32(255) * np.float32(value)) for value in values)
+
+
+def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSource], folder: Path) -> None:
+    from archbench import bundle, bundle_files, model_card
+    from archbench.deployment_fits import chosen_members
+
+    decision = read_json(arguments.decision) if arguments.decision else None
+    if decision is not None:
+        members = _chosen(members, chosen_members(decision))
+    manifest, metadata = read_table(arguments.manifest)
+    images = bundle_files.read_images(manifest, metadata["root"])
+    content = _content(study, arguments, members, decision, folder)
+    example = bundle.checked_rows(members[0])[0][0] if metadata.get("phantom") else None
+    masked = study.datasets[arguments.dataset].preprocessing.mask_focus != "none"
+    largest = max(study.image_size(member.name) for member in members)
+    content["example"] = bundle_files.add_example(folder, example, images, size=largest, masked=masked)
+    bundle_files.write_content(folder, content)
+    bundle_files.write_sums(folder)
+    checked = bundle.check_runner(folder, members, images)
+    bundle_files.write_expected(folder)
+    card = model_card.Facts(
+        content=read_json(folder / "bundle.json"),
+        metrics=read_json(arguments.metrics),
+        calibration=read_json(arguments.calibration),
+        audit=read_json(arguments.audit),
+        configuration=study.model_dump(mode="json"),
+        licences={member.name: licence_of(study, member.name) for member in members},
+        checked=checked,
+        sums=bundle_files.write_sums(folder),
+    )
+    write_text(folder / "MODEL_CARD.md", model_card.model_card(card))
+    bundle_files.write_sums(folder)
+    bundle_files.write_zip(folder, Path(arguments.zip), name=content["name"])
+    size = Path(arguments.zip).stat().st_size / 2**20
+    print(f"{folder} and {arguments.zip} ({size:.1f} MiB)", file=sys.stderr)
+
+
+def _chosen(members: list[MemberSource], names: list[str]) -> list[MemberSource]:
+    by_name = {member.name: member for member in members}
+    strangers = [name for name in names if name not in by_name]
+    if strangers:
+        raise ValueError(f"the ensemble's member '{strangers[0]}' is no model of this study, so it can't be bundled")
+    return [by_name[name] for name in names]
+
+
+def _content(
+    study: Study,
+    arguments: argparse.Namespace,
+    members: list[MemberSource],
+    decision: dict[str, Any] | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Copy the networks and return what bundle.json says but for the example."""
+    from archbench import bundle, deployment_fits
+    from archbench_predict.outputs import Task
+
+    dataset, task = arguments.dataset, get_task(study.datasets[arguments.dataset].task)
+    entries = []
+    for member in members:
+        variant = bundle.passed_variant(member.account, arguments.precision)
+        file = "model.onnx" if len(members) == 1 else f"members/{member.name}/model.onnx"
+        bundle.copy_network(member, variant, folder, file)
+        entries.append(bundle.member_content(member, variant, file))
+    own = members[0].predictions
+    meaning = Task(
+        outputs=own.outputs,
+        classes=() if own.outputs in ("labels", "value") else study.class_names(dataset),
+        labels=own.labels,
+        decision=task.decision,
+    )
+    fits = deployment_fits.deployed_fits(
+        {member.name: member.predictions for member in members},
+        choice=None if decision is None else decision["choice"],
+        seed=members[0].seed,
+        task=meaning,
+        rule=rule_of(study.evaluation.thresholds.rule, study.evaluation.thresholds.value),
+        few=study.evaluation.thresholds.few_positive_patients,
+    )
+    return {
+        "name": f"{study.study}-{dataset}-{arguments.model}-{arguments.precision}",
+        "task": task.name,
+        "logits": list(own.classes),
+        **asdict(meaning),
+        "members": entries,
+        **fits,
+        "provenance": provenance(
+            study=study.study, dataset=dataset, model=arguments.model, config_hash=study.hash, code=arguments.code
+        ),
+    }
+
+
+def licence_of(study: Study, model: str) -> str:
+    """Return where a model's start weights come from, and their licence."""
+    entry = study.models[model]
+    if entry.checkpoint is not None:
+        return f"given weights {Path(entry.checkpoint).name}: licence unknown here, ask their source"
+    if entry.weights == "none":
+        return "random: no others' weights"
+    source, _, name = entry.weights.partition(":")
+    if source == "file":
+        return f"given file {Path(name).name}: licence unknown here, ask its source"
+    known = ARCHITECTURES.get(entry.architecture).weights.get(source)
+    return f"{entry.weights}: {known.licence if known is not None else 'licence unknown here'}"
+
+
+if __name__ == "__main__":
+    run(main)

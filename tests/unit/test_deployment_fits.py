@@ -1,0 +1,269 @@
+"""What is fitted for deployment: on all out-of-fold rows, and applied by the runner as the study applies it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archbench.artifacts import Predictions
+from archbench.combining import fit_greedy, fit_weights, member_scores
+from archbench.deployment_fits import chosen_members, combined_rows, deployed_fits, rows_of_seed
+from archbench.ensemble import build_ensemble
+from archbench.members import mean_log_probabilities, member_logits, stack_members
+from archbench.metrics.views import whole_view
+from archbench.stacking import fit_stacker
+from archbench.thresholds import Rule
+from archbench_predict.outputs import Task, calibrated, combine, log_softmax, present, sigmoid
+
+PATIENTS, FOLDS, SEED = 120, 3, 7
+CLASSES = ("no", "mild", "severe")
+ZONES = ("left", "right")
+TASKS = {
+    "classes": Task("classes", CLASSES, ("grade",), "argmax"),
+    "labels": Task("labels", (), ("edema", "fracture", "rare"), "argmax"),
+    "zones": Task("zones", (*CLASSES, "Ungradable"), ZONES, "argmax"),
+    "value": Task("value", (), ("score",), "argmax"),
+}
+
+
+def table(outputs: str, *, noise: float, rng: int, sharpness: float = 1.0, splits: str = "test") -> Predictions:
+    """Two images a patient, truth planted in the logits; seed 7 as is, seed 8 worthless."""
+    truth, generator = np.random.default_rng(5), np.random.default_rng(rng)
+    task, n = TASKS[outputs], 2 * PATIENTS
+    if outputs == "classes":
+        targets = truth.integers(0, 3, size=(n, 1)).astype(float)
+        signal = 2 * np.eye(3)[targets[:, 0].astype(int)]
+    elif outputs == "labels":
+        targets = (truth.random((n, 3)) < (0.4, 0.3, 0.02)).astype(float)
+        signal = 3 * targets - 1.5
+        targets[:5, 0] = np.nan
+    elif outputs == "zones":
+        targets = truth.integers(0, 4, size=(n, 2)).astype(float)
+        signal = 2 * np.eye(4)[targets.astype(int)].reshape(n, 8)
+        targets[targets == 3] = np.nan
+    else:
+        targets = truth.normal(size=(n, 1))
+        signal = targets.copy()
+    names = {
+        "classes": CLASSES,
+        "labels": task.labels,
+        "zones": tuple(f"{zone}:{name}" for zone in ZONES for name in task.classes),
+        "value": ("score",),
+    }[outputs]
+    logits = sharpness * (signal + noise * generator.normal(size=signal.shape))
+    metadata: dict[str, Any] = {} if outputs == "classes" else {"outputs": outputs}
+    if outputs == "zones":
+        metadata["class_names"] = list(task.classes)
+    tables = [
+        Predictions(
+            case_id=np.array([f"c{k:03d}" for k in range(n)]),
+            patient_id=np.array([f"p{k // 2:03d}" for k in range(n)]),
+            split=np.full(n, splits),
+            fold=np.arange(n) // 2 % FOLDS,
+            seed=np.full(n, seed),
+            logits=(logits if seed == SEED else generator.normal(size=logits.shape)).astype(np.float32),
+            targets=targets,
+            classes=names,
+            labels=task.labels,
+            metadata=metadata,
+        )
+        for seed in (SEED, SEED + 1)
+    ]
+    both = {
+        name: np.concatenate([getattr(one, name) for one in tables])
+        for name in ("case_id", "patient_id", "split", "fold", "seed", "logits", "targets")
+    }
+    return Predictions(**both, classes=names, labels=task.labels, metadata=metadata)
+
+
+def fits(tables: dict[str, Predictions], outputs: str, choice: str | None = None) -> dict[str, Any]:
+    found = deployed_fits(tables, choice=choice, seed=SEED, task=TASKS[outputs], rule=Rule("f1"), few=25)
+    return json.loads(json.dumps(found, allow_nan=False))  # as the bundle holds it
+
+
+def log_loss(probabilities: np.ndarray, y_true: np.ndarray) -> float:
+    return float(-np.log(probabilities[np.arange(len(y_true)), y_true.astype(int)]).mean())
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 4.0])
+def test_a_temperature_takes_back_what_made_the_logits_too_sharp(sharpness: float) -> None:
+    plain = fits({"m": table("classes", noise=1, rng=1)}, "classes")["calibration"]
+    found = fits({"m": table("classes", noise=1, rng=1, sharpness=sharpness)}, "classes")["calibration"]
+    assert found["temperature"] == pytest.approx(sharpness * plain["temperature"], rel=1e-3)
+    assert (found["n_cases"], found["n_patients"]) == (240, 120), "all folds, one seed"
+    assert found["fitted_on"] == "all out-of-fold test rows of seed 7"
+
+
+def test_calibrated_probabilities_are_the_best_of_their_kind() -> None:
+    rows = table("classes", noise=1, rng=1, sharpness=4.0)
+    of_seed = rows.select(rows.seed == SEED)
+    fitted = fits({"m": rows}, "classes")["calibration"]
+    said = {
+        t: calibrated(of_seed.logits, {**fitted, "temperature": t}, TASKS["classes"])
+        for t in (1.0, fitted["temperature"])
+    }
+    loss = {t: log_loss(p, of_seed.targets[:, 0]) for t, p in said.items()}
+    assert loss[fitted["temperature"]] < loss[1.0] - 0.1
+
+
+def test_zones_are_calibrated_each_by_itself_and_never_ungradable() -> None:
+    rows = table("zones", noise=1, rng=1)
+    sharper = rows.logits.copy()
+    sharper[:, 4:] *= 3
+    both = fits({"m": Predictions(**{**vars(rows), "logits": sharper})}, "zones")["calibration"]["temperature"]
+    assert both[1] / both[0] == pytest.approx(3, rel=0.35)
+    task = TASKS["zones"]
+    said = task.probabilities(sharper)
+    for zone in range(2):
+        view = whole_view(Predictions(**{**vars(rows), "logits": sharper}), zone)
+        np.testing.assert_allclose(said[:, zone], np.exp(log_softmax(view.logits)), atol=1e-6)
+    by_hand = np.exp(log_softmax(sharper[:, 4:7] / both[1]))
+    found = calibrated(sharper, {"method": "temperature", "temperature": both}, task)
+    np.testing.assert_allclose(found[:, 1], by_hand, atol=1e-6)
+
+
+def test_labels_get_a_line_and_thresholds_of_all_rows() -> None:
+    rows = table("labels", noise=1, rng=1, sharpness=3.0)
+    found = fits({"m": rows}, "labels")
+    assert found["calibration"]["method"] == "platt"
+    of_seed = rows.select(rows.seed == SEED)
+    said = calibrated(of_seed.logits, found["calibration"], TASKS["labels"])
+    known = ~np.isnan(of_seed.targets[:, 1])
+    assert said[known, 1].mean() == pytest.approx(of_seed.targets[known, 1].mean(), abs=0.03)
+    slope = np.array(found["calibration"]["slope"])
+    intercept = np.array(found["calibration"]["intercept"])
+    np.testing.assert_allclose(said, sigmoid(slope * of_seed.logits + intercept))
+    thresholds = found["thresholds"]
+    assert thresholds["reasons"][0] is None
+    assert "positive patients, below 25: the global threshold" in thresholds["reasons"][2]
+    called = present(of_seed.logits, thresholds)
+    truth = of_seed.targets[:, 1] == 1
+    f1 = {cut: 2 * ((of_seed.logits[:, 1] >= cut) & truth).sum() / ((of_seed.logits[:, 1] >= cut).sum() + truth.sum())
+          for cut in of_seed.logits[:, 1]}  # fmt: skip
+    own = 2 * (called[:, 1] & truth).sum() / (called[:, 1].sum() + truth.sum())
+    assert own == pytest.approx(max(f1.values())), "no other cut has a higher F1"
+
+
+def test_without_rows_of_other_patients_nothing_is_fitted_and_the_reason_is_kept() -> None:
+    found = fits({"m": table("labels", noise=1, rng=1, splits="val")}, "labels")
+    assert found["calibration"]["method"] == "none"
+    assert "no test part" in found["calibration"]["reason"]
+    assert found["thresholds"]["log_odds"] == [0.0] * 3
+    assert all("no test part" in reason for reason in found["thresholds"]["reasons"])
+    assert calibrated(np.zeros((2, 3)), found["calibration"], TASKS["labels"]) is None
+    assert fits({"m": table("value", noise=1, rng=1)}, "value")["calibration"]["reason"].startswith("a regression")
+
+
+def test_only_rows_of_the_deployed_seed_count() -> None:
+    source = rows_of_seed(table("classes", noise=1, rng=1), seed=SEED)
+    assert set(source.rows.seed.tolist()) == {SEED}
+    assert source.groups == [0, 1, 2]
+
+
+# Combinations
+
+
+def members(outputs: str) -> dict[str, Predictions]:
+    return {"a": table(outputs, noise=1, rng=1), "b": table(outputs, noise=2, rng=2, sharpness=2.0)}
+
+
+@pytest.mark.parametrize("outputs", TASKS)
+def test_the_runners_mean_is_the_studys(outputs: str) -> None:
+    stacked = stack_members(members(outputs))
+    found = combine(member_logits(stacked, 2), {"kind": "mean"}, TASKS[outputs])
+    if outputs in ("classes", "value"):
+        np.testing.assert_allclose(found, mean_log_probabilities(stacked, 2), atol=1e-6)
+        return
+    parts = member_logits(stacked, 2).astype(np.float64)
+    if outputs == "labels":
+        np.testing.assert_allclose(sigmoid(found), sigmoid(parts).mean(axis=1), atol=1e-9)
+        return
+    for zone in range(2):
+        each = np.exp(log_softmax(parts[:, :, 4 * zone : 4 * zone + 3]))
+        np.testing.assert_allclose(np.exp(found[:, 4 * zone : 4 * zone + 3]), each.mean(axis=1), atol=1e-9)
+        assert (found[:, 4 * zone + 3] == -30).all()
+
+
+def test_the_runners_stacking_is_the_studys() -> None:
+    source = rows_of_seed(stack_members(members("classes")), seed=SEED)
+    found = fits(members("classes"), "classes", "logistic")["combination"]
+    nobody = source.rows.select(np.zeros(len(source.rows), bool))
+    stacker = fit_stacker(source, applied=nobody, n_members=2, seed=SEED)
+    new = np.random.default_rng(9).normal(size=(50, 2, 3)).astype(np.float32)
+    np.testing.assert_allclose(combine(new, found, TASKS["classes"]), stacker.log_probabilities(new), atol=1e-9)
+
+
+@pytest.mark.parametrize("outputs", ["labels", "zones"])
+def test_stacking_by_label_or_zone_helps_the_one_it_is_of(outputs: str) -> None:
+    tables, task = members(outputs), TASKS[outputs]
+    found = fits(tables, outputs, "logistic")["combination"]
+    assert len(found["fits"]) == len(task.labels)
+    stacked = stack_members(tables)
+    stacked = stacked.select(stacked.seed == SEED)
+    logits = member_logits(stacked, 2)
+    combined = combine(logits, found, task)
+    assert combined.shape == (240, len(tables["a"].classes))
+    for k, (whole, of_a, of_b) in enumerate(
+        zip(task.groups(combined), task.groups(logits[:, 0]), task.groups(logits[:, 1]), strict=True)
+    ):
+        known = ~np.isnan(stacked.targets[:, k])
+        truth = stacked.targets[known, k]
+        losses = [log_loss(np.exp(log_softmax(part[known])), truth) for part in (whole, of_a, of_b)]
+        assert losses[0] < min(losses[1:])
+
+
+@pytest.mark.parametrize(("choice", "fit"), [("weighted", fit_weights), ("greedy", fit_greedy)])
+@pytest.mark.parametrize("outputs", ["classes", "labels"])
+def test_the_runners_weights_are_the_studys(outputs: str, choice: str, fit: Any) -> None:
+    source = rows_of_seed(stack_members(members(outputs)), seed=SEED)
+    found = fits(members(outputs), outputs, choice)["combination"]
+    blend = fit(source, applied=source.rows.select(np.zeros(len(source.rows), bool)), n_members=2, seed=SEED)
+    assert np.ptp(blend.weights) > 0.05, "not the plain mean"
+    expected = blend.scores(member_scores(source.rows, 2))
+    expected = expected if outputs == "labels" else log_softmax(expected)
+    logits = combine(member_logits(source.rows, 2), found, TASKS[outputs])
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", ["classes", "labels"])
+def test_what_is_deployed_is_what_the_ensemble_stage_scored(outputs: str) -> None:
+    """Of the folds for which the stage chose stacking too, its predictions are those of the deployed combination."""
+    tables = {name: one.select(one.seed == SEED) for name, one in members(outputs).items()}
+    predictions, decision = build_ensemble(
+        tables, candidates=["logistic"], primary="log_loss", resamples=200, confidence=0.95, seed=0
+    )
+    rated, _ = combined_rows(tables, choice="logistic", seed=SEED, task=TASKS[outputs])
+    folds = [entry["fold"] for entry in decision["per_fold_choice"] if entry["choice"] == "logistic"]
+    assert folds, decision["reason"]
+    ours = dict(zip(rated.rows.case_id.tolist(), rated.rows.logits, strict=True))
+    for row in np.flatnonzero(np.isin(predictions.fold, folds)):
+        case = predictions.case_id[row]
+        if case in ours:  # cases of which nothing is known are not fitted on
+            np.testing.assert_allclose(predictions.logits[row], ours[case], atol=1e-4)
+
+
+def test_ensembles_are_calibrated_as_deployed_and_cross_fitted() -> None:
+    """Calibration sees rows combined by weights of other folds, not of the rows themselves."""
+    rated, combination = combined_rows(members("classes"), choice="logistic", seed=SEED, task=TASKS["classes"])
+    source = rows_of_seed(stack_members(members("classes")), seed=SEED)
+    for fold in range(FOLDS):
+        inside = source.group == fold
+        stacker = fit_stacker(source.without(fold), applied=source.of(fold), n_members=2, seed=SEED)
+        expected = stacker.log_probabilities(member_logits(source.of(fold), 2))
+        np.testing.assert_allclose(rated.rows.logits[inside], expected, atol=1e-5)
+    in_sample = combine(member_logits(source.rows, 2), combination, TASKS["classes"])
+    assert np.abs(rated.rows.logits - in_sample).max() > 1e-3
+
+
+def test_choices_and_the_members_they_need() -> None:
+    decision = {"members": ["a", "b", "c"], "choice": "best base (b)"}
+    assert chosen_members(decision) == ["b"]
+    assert chosen_members({**decision, "choice": "mean"}) == ["a", "b", "c"]
+    assert chosen_members({**decision, "choice": "logistic"}) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="'mlp', which a bundle can't hold yet"):
+        chosen_members({**decision, "choice": "mlp"})
+    with pytest.raises(ValueError, match="combines its members by 'mlp'"):
+        combine(np.zeros((1, 2, 3)), {"kind": "mlp"}, TASKS["classes"])
