@@ -99,10 +99,17 @@ def _parity_row(name: str, export: dict[str, Any], batches: list[int]) -> list[C
         Cell(name, name.lower()),
         number_cell(size, f"{(size or 0) / 2**20:.1f}\u00a0MiB", reason="not recorded"),
         Cell(str(export.get("opset", "")), export.get("opset")),
-        Cell(str(export.get("exporter", ""))),
+        Cell(str(export.get("exporter") or "none")),
         *cells,
-        Cell("passed" if passed else "failed", tone="good" if passed else "bad"),
+        Cell("passed" if passed else _export_status(export), tone="good" if passed else "bad"),
     ]
+
+
+def _export_status(export: dict[str, Any]) -> str:
+    """What became of the fp32 export, with the reason."""
+    variants = export.get("variants") or [{}]
+    status, reason = variants[0].get("status", "failed"), variants[0].get("reason")
+    return f"{status}: {reason}" if reason else str(status)
 
 
 def timing_table(dataset: DatasetResult) -> Table | None:

@@ -174,14 +174,21 @@ def check_gradients(network: NormalizedNetwork) -> None:
 
 
 def check_onnx(name: str, folder: Path, **settings: object) -> None:
-    from archbench.onnx_export import check_parity, export_onnx
+    """The first rung serves, for any batch size, and its logits are torch's."""
+    from archbench.batches import predict_logits
+    from archbench.onnx_export import export_onnx
+    from archbench.onnx_runner import ExportedNetwork, InputForm
+    from archbench.parity import compare_logits, parity_problem
 
     network = build(name, **settings)
     side, depth = network.image_size, network.in_channels
     export_onnx(network, folder / "model.onnx", classes=list("abcde"))
     images = np.random.default_rng(0).integers(0, 256, size=(8, side, side, depth), dtype=np.uint8)
-    found = check_parity(network, folder / "model.onnx", images=images, rows=np.arange(8), threads=1)
-    assert [item["batch_size"] for item in found] == [1, 3, 8] and all(item["passed"] for item in found)
+    expected = predict_logits(network, images, np.arange(8), batch_size=8, device=CPU)
+    form = InputForm(tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()), normalized=True)
+    exported = ExportedNetwork({None: folder / "model.onnx"}, form, threads=1)
+    found = compare_logits(exported, images, np.arange(8), expected, batch_sizes=[1, 2, 3, 8])
+    assert found["passed"], parity_problem(found)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
