@@ -90,6 +90,7 @@ LEGAL: dict[str, Any] = {
     "tuning.space.lr.choices": [0.1, 0.2],
     "final.models": ["small"],
     "inference.batch_sizes": [2],
+    "inference.precisions": ["fp32", "int8"],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",
