@@ -212,7 +212,7 @@ class Export:
             steps.append(step | {key: quality[key] for key in ("value", "difference", "low", "non_inferior", "flips")})
             method = {"method": quantizer.method, "n_calibration_images": len(rows), "excluded": list(attempt.excluded)}
             checked.account["quantization"] = {**method, "steps": steps}
-            if checked.problem is None:
+            if checked.problem is None or quality["non_inferior"] is None:  # what is undefined stays so
                 break
         assert checked is not None
         return checked

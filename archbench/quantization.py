@@ -85,9 +85,14 @@ class Quantizer:
         self._threads = threads
         self._prepared = scratch / "prepared.onnx"
         quant_pre_process(path, self._prepared, skip_symbolic_shape=True)
-        graph = onnx.load(self._prepared).graph
+        model = onnx.load(self._prepared)
+        graph = model.graph
         ops = STATIC_OPS if self.method == "static" else DYNAMIC_OPS
         weights = {tensor.name for tensor in graph.initializer}
+        shapes = [value for value in graph.value_info if value.name not in weights]
+        del graph.value_info[:]  # dynamo notes weights' shapes too, which the quantiser forgets when it turns one
+        graph.value_info.extend(shapes)
+        onnx.save_model(model, self._prepared)
         self._nodes = [
             node
             for node in graph.node
