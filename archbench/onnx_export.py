@@ -1,118 +1,139 @@
-"""ONNX export of the best fold's network, with parity on real validation images before anything is timed."""
+"""The rungs of the export ladder: each turns a network into raw ONNX files, in its own way."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from archbench.artifacts import atomic_path
-from archbench.batches import to_batch
 from archbench.models.building import NormalizedNetwork
-from archbench.onnx_session import make_session
+from archbench.onnx_files import OPSET, ExportError, finish
 
-OPSET = 18
-PARITY_BATCH_SIZES = (1, 3, 8)
-PARITY_IMAGES = 64
-RTOL, ATOL = 1e-3, 1e-4
+FREE = "model.onnx"
 
 
-class ExportError(RuntimeError):
-    """The network can't be exported, or the exported one gives other logits."""
+class WithLogits(nn.Module):
+    """The part of a network that is exported: with its normalisation in front, or without."""
+
+    def __init__(self, network: NormalizedNetwork, *, fold_normalization: bool) -> None:
+        super().__init__()
+        self.wrapped, self.fold = network, fold_normalization
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) of uint8 pixels where the normalisation is folded in, else of normalised images."""
+        inputs = self.wrapped.normalize(images) if self.fold else images
+        logits: torch.Tensor = self.wrapped.network(inputs)
+        return logits
 
 
-@dataclass(frozen=True)
-class Parity:
-    """Agreement of ONNX Runtime with torch at one batch size."""
+def _dynamo(network: nn.Module, sample: torch.Tensor, path: Path, *, optimize: bool = True, free: bool = True) -> None:
+    """The dynamo exporter; with a batch of two as sample, since one of a single image is frozen at 1."""
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=4096)},) if free else None
+    program = torch.onnx.export(
+        network,
+        (sample,),
+        dynamo=True,
+        dynamic_shapes=dynamic,
+        opset_version=OPSET,
+        optimize=optimize,
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path, external_data=True)
 
-    batch_size: int
-    max_abs_difference: float
-    max_rel_difference: float
-    passed: bool
+
+def _dynamo_unoptimized(network: nn.Module, sample: torch.Tensor, path: Path) -> None:
+    _dynamo(network, sample, path, optimize=False)
+
+
+def _transformers(network: nn.Module, sample: torch.Tensor, path: Path) -> None:
+    """The exporter of transformers, which patches what its own models do otherwise than ONNX can express."""
+    import onnx_ir
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    shapes = {"images": {0: torch.export.Dim("batch", min=1, max=4096)}}
+    settings = OnnxConfig(opset_version=OPSET, dynamic_shapes=shapes)
+    exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]
+    program = exporter.export(network, {"images": sample}, config=settings).program
+    program.graph.outputs[0].name = "logits"
+    onnx_ir.save(program, path, external_data=f"{path.name}.data")
+
+
+def _torchscript(network: nn.Module, sample: torch.Tensor, path: Path) -> None:
+    torch.onnx.export(
+        network,
+        (sample,),
+        str(path),
+        dynamo=False,
+        dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["logits"],
+    )
+
+
+EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
+    "dynamo": _dynamo,
+    "transformers": _transformers,
+    "dynamo_unoptimized": _dynamo_unoptimized,
+    "torchscript": _torchscript,
+}
+
+
+@torch.no_grad()
+def export_raw(
+    network: NormalizedNetwork,
+    rung: str,
+    folder: Path,
+    *,
+    batch_sizes: Sequence[int],
+    fold_normalization: bool = False,
+) -> dict[int | None, Path]:
+    """Write the raw ONNX files of one rung: input `images` (batch, C, S, S), output `logits` (batch, K).
+
+    Args:
+        rung: A key of `EXPORTERS`, or `static`: one file per batch size, by dynamo.
+        batch_sizes: Of the rung `static`.
+        fold_normalization: Take uint8 pixels and normalise inside; else float32 images, normalised.
+    Returns:
+        The file by its fixed batch size; None: any.
+    Raises:
+        ExportError: If the exporter fails, with its reason.
+    """
+    wrapped = WithLogits(network.cpu(), fold_normalization=fold_normalization).eval()
+    shape = (network.in_channels, network.image_size, network.image_size)
+    dtype = torch.uint8 if fold_normalization else torch.float32
+    files: dict[int | None, Path] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making; the gate decides
+        try:
+            if rung == "static":
+                for batch in batch_sizes:
+                    files[batch] = folder / f"raw-{batch}.onnx"
+                    _dynamo(wrapped, torch.zeros(batch, *shape, dtype=dtype), files[batch], free=False)
+            else:
+                files[None] = folder / "raw.onnx"
+                EXPORTERS[rung](wrapped, torch.zeros(2, *shape, dtype=dtype), files[None])
+        except Exception as error:  # the exporters raise many kinds; each means that this rung fails
+            reason = f"{type(error).__name__}: {error}"
+            raise ExportError(f"{network.architecture} can't be exported: {reason}") from error
+    return files
 
 
 def export_onnx(network: NormalizedNetwork, path: Path, *, classes: Sequence[str]) -> None:
-    """Write an ONNX file: input `images` float32 (batch, C, S, S) normalised, output `logits` (batch, K).
-
-    The dynamo exporter with a batch of two as sample, since one of a single image is frozen at 1.
+    """Write an ONNX file for any batch size by the first rung, in this process and without its gate.
 
     Raises:
         ExportError: If the exporter fails, with its reason.
     """
-    bare = network.network.cpu().eval()
-    size = network.image_size
-    sample = torch.zeros(2, network.in_channels, size, size)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making; parity decides
-        raw = Path(folder) / "model.onnx"
-        try:
-            program = torch.onnx.export(
-                bare,
-                (sample,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=["logits"],
-                verbose=False,
-            )
-            assert program is not None
-            program.save(raw, external_data=False)
-        except Exception as error:  # the exporter raises many kinds; each means that this rung fails
-            raise ExportError(f"{network.architecture} can't be exported: {type(error).__name__}: {error}") from error
-        _finish(raw, path, classes)
-
-
-def _finish(raw: Path, path: Path, classes: Sequence[str]) -> None:
-    """Check the file, name the classes in it, and put it in place."""
-    import onnx
-
-    onnx.checker.check_model(str(raw))
-    model = onnx.load(raw)
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    if not batch.dim_param:
-        raise ExportError(f"the batch dimension came out fixed at {batch.dim_value}")
-    onnx.helper.set_model_props(model, {"classes": "\n".join(classes)})
-    with atomic_path(path) as temporary:
-        onnx.save(model, temporary)
-
-
-@torch.no_grad()
-def check_parity(
-    network: NormalizedNetwork, path: Path, *, images: np.ndarray, rows: np.ndarray, threads: int
-) -> list[dict[str, float | int | bool]]:
-    """Compare logits of torch and ONNX Runtime on real images at several batch sizes.
-
-    Args:
-        images: The image cache.
-        rows: Validation rows of the cache, at least one; up to 64 are compared at each size.
-    Raises:
-        ExportError: If any logit differs by more than ATOL + RTOL · |logit|.
-    """
-    session = make_session(path, threads=threads)
-    network.cpu().eval()
-    found = []
-    for batch_size in PARITY_BATCH_SIZES:
-        worst_abs, worst_rel, passed = 0.0, 0.0, True
-        calls = max(1, min(PARITY_IMAGES, len(rows)) // batch_size)
-        usable = np.resize(rows, calls * batch_size)  # of fewer images than one batch some are taken twice
-        for start in range(0, len(usable), batch_size):
-            inputs = network.normalize(to_batch(images, usable[start : start + batch_size], torch.device("cpu")))
-            expected = network.network(inputs).numpy()
-            got = session.run(None, {"images": inputs.numpy()})[0]
-            difference = np.abs(got - expected)
-            worst_abs = max(worst_abs, float(difference.max()))
-            worst_rel = max(worst_rel, float((difference / np.maximum(np.abs(expected), 1e-6)).max()))
-            passed &= bool((difference <= ATOL + RTOL * np.abs(expected)).all())
-        found.append(asdict(Parity(batch_size, worst_abs, worst_rel, passed)))
-        print(f"parity at batch {batch_size}: {worst_abs:.1e} on {len(usable)} images", file=sys.stderr, flush=True)
-    failed = [item for item in found if not item["passed"]]
-    if failed:
-        raise ExportError(f"{network.architecture}: ONNX Runtime disagrees with torch: {failed}")
-    return found
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = export_raw(network, "dynamo", Path(scratch), batch_sizes=())[None]
+        finish(raw, path.parent, path.name, classes=classes, batch=None)

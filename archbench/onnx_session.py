@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-def make_session(path: Path, *, threads: int) -> InferenceSession:
-    """Return an ONNX Runtime CPU session with fixed threads and without spinning."""
+
+class ProviderError(RuntimeError):
+    """ONNX Runtime uses another provider than the one that was asked for."""
+
+
+def make_session(path: Path, *, threads: int, device: str = "cpu") -> InferenceSession:
+    """Return an ONNX Runtime session with fixed threads and without spinning.
+
+    Args:
+        device: cpu or cuda.
+    Raises:
+        ProviderError: If the session runs elsewhere: a GPU build without a GPU falls back silently.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or it reports model and machine to its maker, from 1.29 on
     import onnxruntime as ort
 
@@ -20,7 +33,12 @@ def make_session(path: Path, *, threads: int) -> InferenceSession:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    if session.get_providers() != ["CPUExecutionProvider"]:
-        raise RuntimeError(f"ONNX Runtime uses {session.get_providers()}, not the CPU that was asked for")
+    wanted = PROVIDERS[device]
+    if device == "cuda":
+        if ctypes.util.find_library("cuda") is None:
+            raise ProviderError("this machine has no CUDA driver (libcuda)")
+        ort.preload_dlls()  # CUDA's libraries lie among torch's packages, which aren't imported here
+    session = ort.InferenceSession(str(path), options, providers=[wanted])
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(f"ONNX Runtime uses {session.get_providers()}, not the {device} that was asked for")
     return session

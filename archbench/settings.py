@@ -339,8 +339,24 @@ class Explain(Settings):
 
 
 class Inference(Settings):
-    """Timing of the exported models."""
+    """Export of the models to ONNX, and their timing."""
 
+    precisions: list[Literal["fp32", "fp16", "int8"]] = Field(
+        default=["fp32"],
+        min_length=1,
+        description="Exported precisions; fp32 always is. int8 is for CPUs, fp16 for GPUs. Each must pass the gate.",
+    )
+    fold_normalization: bool = Field(
+        False, description="The exported graph takes uint8 pixels and normalises them itself; else normalised float32."
+    )
+    non_inferiority_margin: float | None = Field(
+        None,
+        gt=0,
+        description="Loss of the primary metric up to which an export passes the gate (lower end of the 90 % interval "
+        "of the paired difference to torch); default: evaluation.delta.",
+    )
+    calibration_images: int = Field(300, ge=1, description="Training images that give int8 its ranges, at most.")
+    export_timeout_min: float = Field(10.0, gt=0, description="Minutes for one way of exporting; then the next.")
     batch_sizes: list[int] = Field(default=[1, 8, 32], min_length=1, description="Images per call.")
     rounds: int = Field(9, ge=7, description="Interleaved rounds; each gives one paired ratio.")
     calls: int = Field(10, ge=3, description="Timed calls per round and contender at batch 1, fewer at larger ones.")

@@ -1,4 +1,4 @@
-"""Export the fold model that did best in validation to ONNX and check it against torch on real images.
+"""Export the fold model that did best in validation to ONNX, in every precision, and check it on real images.
 
 python scripts/export_onnx.py --study study.yaml --dataset phantom --model resnet18 --output model.onnx …
 """
@@ -8,17 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import provenance, read_json, write_json
+import numpy as np
+
+from archbench.artifacts import Predictions, provenance, read_json, write_json
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
+from archbench.comparison import default_delta
 from archbench.config import Study, load_study, metric_mode
+from archbench.export_ladder import ExportJob, rungs_of
+from archbench.onnx_files import OPSET
+from archbench.onnx_variants import Export, ExportCases
+from archbench.parity import Comparison
+from archbench.registry import METRICS
+from archbench.tasks import TASKS
 
 if TYPE_CHECKING:
     import argparse
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, export, check parity, write the account."""
+    """Parse, export, pass the gate, write the account."""
     arguments = _parse(argv)
     label_progress(f"export {arguments.dataset}/{arguments.model}")
     study = load_study(arguments.study)
@@ -34,47 +43,74 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="ONNX file to write; other files of the export go into the folder onnx beside it",
+    )
     parser.add_argument("--account", required=True, help="account of export and parity to write (JSON)")
     return parser.parse_args(argv)
 
 
 def _export(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from archbench import devices, onnx_export
-    from archbench.models.building import build_network, count_parameters
-    from archbench.models.weights import load_checkpoint
-
     fold, seed, path = best_checkpoint(arguments.checkpoint)
-    size = study.image_size(arguments.model)
-    devices.prepare_torch(threads=arguments.threads)
-    network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
-    load_checkpoint(network, path, torch.device("cpu"))
-    output = Path(arguments.output)
-    onnx_export.export_onnx(network, output, classes=cases.classes)
-    rows = cases.part(fold, "val").rows
-    parity = onnx_export.check_parity(network, output, images=cases.cache.images, rows=rows, threads=arguments.threads)
-    return {
-        "provenance": provenance(
-            study=study.study,
-            dataset=arguments.dataset,
-            model=arguments.model,
-            config_hash=study.hash,
-            code=arguments.code,
-        ),
-        "model": arguments.model,
-        "fold": fold,
-        "seed": seed,
-        "checkpoint": path.as_posix(),
-        "exporter": "dynamo, dynamic batch",
-        "opset": onnx_export.OPSET,
-        "image_size": size,
-        "onnx_bytes": output.stat().st_size,
-        "parameters": count_parameters(network),
-        "parity": parity,
-        "passed": True,
-    }
+    settings, output = study.inference, Path(arguments.output)
+    network = study.network_of(arguments.model, arguments.dataset) | {"num_classes": len(cases.classes)}
+    validation = cases.part(fold, "val")
+    job = ExportJob(
+        network=network,
+        checkpoint=path.as_posix(),
+        cache=arguments.cache,
+        rows=validation.rows,
+        batch_sizes=tuple(sorted(set(settings.batch_sizes))),
+        fold_normalization=settings.fold_normalization,
+        threads=arguments.threads,
+    )
+    export = Export(
+        job,
+        _checked_with(study, cases, fold, seed, arguments.dataset),
+        _comparison(study, arguments.dataset),
+        folder=output.parent,
+        classes=cases.classes,
+        calibration_images=settings.calibration_images,
+        timeout_s=60 * settings.export_timeout_min,
+    )
+    found = export.run(settings.precisions, rungs_of(network["architecture"]))
+    origin = provenance(
+        study=study.study,
+        dataset=arguments.dataset,
+        model=arguments.model,
+        config_hash=study.hash,
+        code=arguments.code,
+    )
+    where = {"model": arguments.model, "fold": fold, "seed": seed, "checkpoint": path.as_posix()}
+    return {"provenance": origin, **where, "opset": OPSET, "image_size": network["image_size"], **found}
+
+
+def _checked_with(study: Study, cases: Cases, fold: int, seed: int, dataset: str) -> ExportCases:
+    """The validation and training cases of the exported fold."""
+    validation, training = cases.part(fold, "val"), cases.part(fold, "train")
+    n, task = len(validation), TASKS[study.datasets[dataset].task]
+    truth = Predictions(
+        case_id=validation.case_ids,
+        patient_id=validation.patient_ids,
+        split=np.full(n, "val"),
+        fold=np.full(n, fold),
+        seed=np.full(n, seed),
+        logits=np.zeros((n, len(cases.classes)), np.float32),
+        targets=validation.targets,
+        classes=cases.classes,
+        labels=cases.labels,
+        metadata={"decision": task.decision} | cases.table_metadata,
+    )
+    return ExportCases(cases.cache.images, validation.rows, truth, training.rows, training.patient_ids)
+
+
+def _comparison(study: Study, dataset: str) -> Comparison:
+    """What the metric gate compares by."""
+    metric, settings = METRICS.get(TASKS[study.datasets[dataset].task].primary), study.evaluation
+    margin = study.inference.non_inferiority_margin or settings.delta or default_delta(metric.name)
+    return Comparison(metric, margin, resamples=settings.resamples, seed=settings.seed)
 
 
 def best_checkpoint(arguments: list[str]) -> tuple[int, int, Path]:

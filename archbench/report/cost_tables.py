@@ -66,42 +66,63 @@ def _median_cell(values: list[float], show: Any, sub: str = "") -> Cell:
     return Cell(show(middle), middle, sub=sub)
 
 
+def variants_of(export: dict[str, Any]) -> list[dict[str, Any]]:
+    """The exported precisions of a model; an account without them describes a single fp32 file."""
+    status = "passed" if export.get("passed") else "failed"
+    plain = {"precision": "fp32", "status": status, "rung": export.get("exporter"), "bytes": export.get("onnx_bytes")}
+    return export.get("variants") or [{**plain, "parity": {"batches": export.get("parity", [])}}]
+
+
 def parity_table(dataset: DatasetResult) -> Table | None:
-    """The ONNX export of each model and how far its outputs are from torch's."""
-    exported = [model for model in dataset.models if model.export]
+    """Every ONNX export of each model: how far its logits and its primary metric are from torch's."""
+    exported = [
+        (model.name, variant) for model in dataset.models if model.export for variant in variants_of(model.export)
+    ]
     if not exported:
         return None
-    batches = sorted({row["batch_size"] for m in exported for row in (m.export or {}).get("parity", [])})
+    batches = sorted({row["batch_size"] for _, variant in exported for row in _compared(variant)})
     columns = [
         Column("Model", numeric=False),
+        Column("Precision", numeric=False),
         Column("ONNX file"),
-        Column("Opset"),
         Column("Exporter", numeric=False),
         *(Column(f"Batch {size}", "largest absolute difference of the logits") for size in batches),
-        Column("Parity", numeric=False),
+        Column("Metric", "change of the primary metric on the validation set; below, its 90 % interval"),
+        Column("Changed", "decisions that differ from torch's"),
+        Column("Gate", numeric=False),
     ]
-    rows = [_parity_row(model.name, model.export or {}, batches) for model in exported]
     text = "export to ONNX, compared with PyTorch on real validation images before any timing."
     if dataset.phantom:
         text = "export to ONNX, compared with PyTorch on validation images before any timing."
+    rows = [_parity_row(name, variant, batches) for name, variant in exported]
     return Table(f"parity-{dataset.name}", caption(dataset, text), columns, rows)
 
 
-def _parity_row(name: str, export: dict[str, Any], batches: list[int]) -> list[Cell]:
-    found = {row["batch_size"]: row for row in export.get("parity", [])}
-    size = export.get("onnx_bytes")
+def _compared(variant: dict[str, Any]) -> list[dict[str, Any]]:
+    return (variant.get("parity") or {}).get("batches") or []
+
+
+def _parity_row(name: str, variant: dict[str, Any], batches: list[int]) -> list[Cell]:
+    found = {row["batch_size"]: row for row in _compared(variant)}
+    status, reason = str(variant["status"]), variant.get("reason")
+    passed, size, quality = status == "passed", variant.get("bytes") or None, variant.get("quality") or {}
     cells = []
     for batch in batches:
         value = (found.get(batch) or {}).get("max_abs_difference")
         cells.append(number_cell(value, "0" if value == 0 else f"{value or 0:.1e}", reason="not compared"))
-    passed = bool(export.get("passed"))
+    change, low, high = (quality.get(key) for key in ("difference", "low", "high"))
+    interval = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+    shown = number_cell(change, f"{change or 0:+.3f}", reason=quality.get("reason") or "not compared", sub=interval)
+    flips, decisions = quality.get("flips"), quality.get("n_decisions")
     return [
-        Cell(name, name.lower()),
-        number_cell(size, f"{(size or 0) / 2**20:.1f}\u00a0MiB", reason="not recorded"),
-        Cell(str(export.get("opset", "")), export.get("opset")),
-        Cell(str(export.get("exporter", ""))),
+        Cell(name, name.lower(), tone="" if passed else "struck"),
+        Cell(str(variant["precision"])),
+        number_cell(size, f"{(size or 0) / 2**20:.1f}\u00a0MiB", reason="there is no file"),
+        Cell(str(variant.get("rung") or "none")),
         *cells,
-        Cell("passed" if passed else "failed", tone="good" if passed else "bad"),
+        shown,
+        number_cell(flips, f"{flips} of {decisions}", reason="nothing is decided, or nothing was compared"),
+        Cell(status, sub="" if passed else str(reason or ""), tone="good" if passed else "bad"),
     ]
 
 

@@ -7,7 +7,7 @@ ones take seconds and a gigabyte; a name that can't pass isn't offered.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from archbench import architecture_table
+from archbench.export_ladder import Reference
 from archbench.freezing import set_trainable
 from archbench.models.building import (
     NormalizedNetwork,
@@ -174,14 +175,21 @@ def check_gradients(network: NormalizedNetwork) -> None:
 
 
 def check_onnx(name: str, folder: Path, **settings: object) -> None:
-    from archbench.onnx_export import check_parity, export_onnx
+    """The first rung serves, for any batch size, and its logits are torch's."""
+    from archbench.batches import predict_logits
+    from archbench.onnx_export import export_onnx
+    from archbench.onnx_runner import ExportedNetwork, InputForm
+    from archbench.parity import compare_logits, parity_problem
 
     network = build(name, **settings)
     side, depth = network.image_size, network.in_channels
     export_onnx(network, folder / "model.onnx", classes=list("abcde"))
     images = np.random.default_rng(0).integers(0, 256, size=(8, side, side, depth), dtype=np.uint8)
-    found = check_parity(network, folder / "model.onnx", images=images, rows=np.arange(8), threads=1)
-    assert [item["batch_size"] for item in found] == [1, 3, 8] and all(item["passed"] for item in found)
+    expected = predict_logits(network, images, np.arange(8), batch_size=8, device=CPU)
+    form = InputForm(tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()), normalized=True)
+    exported = ExportedNetwork({None: folder / "model.onnx"}, form, threads=1)
+    found = compare_logits(exported, images, np.arange(8), expected, batch_sizes=[1, 2, 3, 8])
+    assert found["passed"], parity_problem(found)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -193,6 +201,50 @@ def test_onnx_gives_the_same_logits(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in [*NAMES, *OTHERS] if name not in EXPORTED])
 def test_onnx_gives_the_same_logits_of_all(name: str, tmp_path: Path) -> None:
     check_onnx(name, tmp_path)
+
+
+SIZES = architecture_table.read_json(architecture_table.MEASURED)
+BY_SIZE = sorted(NAMES, key=lambda name: -SIZES.get(name, {"parameters": 0})["parameters"])
+FAMILIES = {str(ARCHITECTURES.get(name).family): name for name in BY_SIZE}  # the smallest of each
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_climbs_the_ladder(family: str, tmp_path: Path) -> None:
+    """In processes of their own, as the rule does it, with all rungs of the architecture at hand."""
+    from archbench.artifacts import write_json
+    from archbench.export_ladder import ExportJob, climb, rungs_of
+    from archbench.onnx_files import finish
+    from archbench.onnx_runner import ExportedNetwork
+    from archbench.parity import compare_logits, parity_problem
+
+    name = FAMILIES[family]
+    network, side = build(name), smallest_size(name)
+    save_weights(network.network, tmp_path / "w.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, size=(8, side, side, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "geometry.npy", np.zeros((8, 4), np.float32))
+    write_json(tmp_path / "index.json", {"case_ids": list("abcdefgh"), "size": side, "clahe": False})
+    job = ExportJob(
+        network={"architecture": name, "num_classes": NUM_CLASSES, "image_size": side},
+        checkpoint=str(tmp_path / "w.safetensors"),
+        cache=str(tmp_path),
+        rows=np.arange(8),
+        batch_sizes=(1, 8),
+        fold_normalization=False,
+        threads=1,
+    )
+
+    def gate(raw: Mapping[int | None, Path], reference: Reference) -> tuple[dict[str, object], str | None]:
+        files = {b: finish(p, tmp_path, f"{b}.onnx", classes=list("abcde"), batch=b) for b, p in raw.items()}
+        exported = ExportedNetwork(files, reference.form, threads=1)
+        sizes = exported.fixed_batches or [1, 2, 3, 8]
+        found = compare_logits(exported, images, np.arange(8), reference.logits, batch_sizes=sizes)
+        return found, parity_problem(found)
+
+    found = climb(job, gate, timeout_s=600, rungs=rungs_of(name))
+    assert found.rung is not None, found.attempts
+    assert found.accepted["passed"]
 
 
 def test_onnx_of_a_gray_network_with_attention_and_hidden_layer(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ LEGAL: dict[str, Any] = {
     "bundle.models": ["small"],
     "bundle.datasets": ["eyes"],
     "inference.batch_sizes": [2],
+    "inference.precisions": ["fp32", "int8"],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from archbench import onnx_export
-from archbench.models.building import NormalizedNetwork, build_network
-from archbench.onnx_export import ExportError, check_parity, export_onnx
-from archbench.onnx_session import make_session
+from archbench.batches import predict_logits
+from archbench.models.building import NormalizedNetwork, build_network, count_parameters
+from archbench.onnx_export import EXPORTERS, export_onnx, export_raw
+from archbench.onnx_files import ExportError, describe_files, finish
+from archbench.onnx_runner import ExportedNetwork, InputForm
+from archbench.onnx_session import ProviderError, make_session
+from archbench.parity import compare_logits, gate_batches, parity_problem
 
 SIDE, CLASSES = 32, ("No DR", "Mild", "Größer")
 
@@ -45,8 +51,23 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, size=(20, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def parity(network: NormalizedNetwork, path: Path, images: np.ndarray, n: int = 20) -> list[dict[str, object]]:
-    return check_parity(network, path, images=images, rows=np.arange(n), threads=1)
+def form_of(network: NormalizedNetwork, *, normalized: bool = True) -> InputForm:
+    mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
+    return InputForm(mean, std, normalized=normalized)
+
+
+def torch_logits(network: NormalizedNetwork, images: np.ndarray) -> np.ndarray:
+    return predict_logits(network, images, np.arange(len(images)), batch_size=7, device=torch.device("cpu"))
+
+
+def parity(network: NormalizedNetwork, exported: ExportedNetwork, images: np.ndarray) -> dict[str, Any]:
+    expected = torch_logits(network, images)
+    sizes = gate_batches(exported, [1, 8])
+    return compare_logits(exported, images, np.arange(len(images)), expected, batch_sizes=sizes)
+
+
+def opened(network: NormalizedNetwork, path: Path) -> ExportedNetwork:
+    return ExportedNetwork({None: path}, form_of(network), threads=1)
 
 
 def test_the_file_has_a_free_batch_named_ends_and_its_classes(exported: Path) -> None:
@@ -59,11 +80,14 @@ def test_the_file_has_a_free_batch_named_ends_and_its_classes(exported: Path) ->
     assert list(exported.parent.iterdir()) == [exported], "weights lie inside the file"
 
 
-def test_parity_at_one_three_and_eight(network: NormalizedNetwork, exported: Path, images: np.ndarray) -> None:
-    found = parity(network, exported, images)
-    assert [item["batch_size"] for item in found] == [1, 3, 8]
-    assert all(item["passed"] for item in found)
-    assert max(float(item["max_abs_difference"]) for item in found) < 1e-4
+def test_parity_at_one_two_three_and_the_largest_batch(
+    network: NormalizedNetwork, exported: Path, images: np.ndarray
+) -> None:
+    found = parity(network, opened(network, exported), images)
+    assert [item["batch_size"] for item in found["batches"]] == [1, 2, 3, 8] and found["passed"]
+    assert max(item["max_abs_difference"] for item in found["batches"]) < 1e-4
+    assert all(item["n_images"] == 20 for item in found["batches"]), "of fewer than 64 images all are compared"
+    assert parity_problem(found) is None
 
 
 def test_any_batch_size_runs(exported: Path) -> None:
@@ -79,50 +103,101 @@ def test_a_network_that_answers_otherwise_is_refused(
     try:
         with torch.no_grad():
             head.bias[1] += 0.01
-        with pytest.raises(ExportError, match=r"custom1: ONNX Runtime disagrees with torch.*'batch_size': 1"):
-            parity(network, exported, images)
+        found = parity(network, opened(network, exported), images)
     finally:
         with torch.no_grad():
             head.bias.copy_(before)
+    assert not found["passed"] and "differ from torch's by up to 1.0e-02 at batch 1" in str(parity_problem(found))
 
 
+class Altered:
+    """A session whose answers are changed in one call."""
+
+    def __init__(self, real: Any, call: int, change: float) -> None:
+        self.real, self.left, self.change = real, call, change
+
+    def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        logits = self.real.run(outputs, feed)[0].copy()
+        self.left -= 1
+        logits[0, 0] += self.change if self.left == 0 else 0.0
+        return [logits]
+
+
+@pytest.mark.parametrize(("change", "words"), [(0.1, "differ from torch's by up to 1.0e-01"), (np.nan, "not finite")])
 def test_one_wrong_image_among_many_is_enough(
-    network: NormalizedNetwork, exported: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    change: float, words: str, network: NormalizedNetwork, exported: Path, images: np.ndarray
 ) -> None:
-    real = make_session(exported, threads=1)
-
-    class Faulty:
-        calls = 0
-
-        def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-            logits = real.run(outputs, feed)[0].copy()
-            self.calls += 1
-            logits[-1, 0] += 0.1 * (self.calls == 4)
-            return [logits]
-
-    monkeypatch.setattr(onnx_export, "make_session", lambda path, threads: Faulty())
-    with pytest.raises(ExportError, match="disagrees"):
-        parity(network, exported, images)
+    wrong = opened(network, exported)
+    wrong._sessions[None] = Altered(wrong._sessions[None], 4, change)
+    found = parity(network, wrong, images)
+    assert not found["passed"] and words in str(parity_problem(found))
+    assert [item["passed"] for item in found["batches"]] == [False, True, True, True]
 
 
-def test_answers_that_are_not_finite_dont_pass(
-    network: NormalizedNetwork, exported: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+def test_a_call_that_is_not_full_repeats_images(network: NormalizedNetwork, exported: Path, images: np.ndarray) -> None:
+    expected = torch_logits(network, images)
+    for batch_size in (3, 8, 64):
+        got = opened(network, exported).logits(images, np.arange(5), batch_size=batch_size)
+        np.testing.assert_allclose(got, expected[:5], rtol=1e-3, atol=1e-4)
+
+
+RUNGS = [rung for rung in EXPORTERS if rung != "transformers"]
+
+
+@pytest.mark.parametrize("rung", [*RUNGS, "static"])
+def test_every_rung_gives_the_same_logits(
+    rung: str, network: NormalizedNetwork, images: np.ndarray, tmp_path: Path
 ) -> None:
-    class Undefined:
-        def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-            return [np.full((len(feed["images"]), 3), np.nan, np.float32)]
+    raw = export_raw(network, rung, tmp_path, batch_sizes=(1, 4))
+    files = {b: finish(path, tmp_path, f"onnx/model-{b}.onnx", classes=CLASSES, batch=b) for b, path in raw.items()}
+    made = ExportedNetwork(files, form_of(network), threads=1)
+    assert made.fixed_batches == ([1, 4] if rung == "static" else [])
+    assert gate_batches(made, [1, 4]) == ([1, 4] if rung == "static" else [1, 2, 3, 4])
+    assert parity(network, made, images)["passed"]
 
-    monkeypatch.setattr(onnx_export, "make_session", lambda path, threads: Undefined())
-    with pytest.raises(ExportError, match="disagrees"):
-        parity(network, exported, images)
+
+def test_the_normalisation_can_lie_in_the_graph(network: NormalizedNetwork, images: np.ndarray, tmp_path: Path) -> None:
+    raw = export_raw(network, "dynamo", tmp_path, batch_sizes=(), fold_normalization=True)[None]
+    path = finish(raw, tmp_path, "model.onnx", classes=CLASSES, batch=None)
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    made = ExportedNetwork({None: path}, form_of(network, normalized=False), threads=1)
+    assert parity(network, made, images)["passed"]
 
 
-def test_fewer_images_than_a_batch_are_taken_twice(
-    network: NormalizedNetwork, exported: Path, images: np.ndarray
-) -> None:
-    found = check_parity(network, exported, images=images, rows=np.arange(5), threads=1)
-    assert [item["batch_size"] for item in found] == [1, 3, 8]
-    assert all(item["passed"] for item in found)
+def test_the_exporter_of_transformers_serves_its_own_networks(tmp_path: Path) -> None:
+    config = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config |= {"mlp_ratio": 2, "image_size": 28, "patch_size": 14, "num_channels": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    network = build_network(f"hf:{tmp_path}", num_classes=3, image_size=28)
+    raw = export_raw(network, "transformers", tmp_path, batch_sizes=())[None]
+    made = opened(network, finish(raw, tmp_path, "model.onnx", classes=CLASSES, batch=None))
+    images = np.random.default_rng(0).integers(0, 256, size=(9, 28, 28, 3), dtype=np.uint8)
+    assert parity(network, made, images)["passed"]
+
+
+def raw_folder(folder: Path) -> Path:
+    (folder / "raw").mkdir()
+    return folder / "raw"
+
+
+def test_large_weights_lie_beside_the_file(network: NormalizedNetwork, images: np.ndarray, tmp_path: Path) -> None:
+    raw = export_raw(network, "dynamo", raw_folder(tmp_path), batch_sizes=())[None]
+    path = finish(raw, tmp_path, "model.onnx", classes=CLASSES, batch=None, external_above=1000)
+    files = describe_files(tmp_path, {None: "model.onnx"})
+    assert [file["file"] for file in files["files"]] == ["model.onnx", "onnx/model.onnx.data"]
+    assert files["bytes"] == sum(file["bytes"] for file in files["files"]) and files["batch"] == "dynamic"
+    assert files["files"][1]["bytes"] > 3 * count_parameters(network) > path.stat().st_size
+    assert parity(network, opened(network, path), images)["passed"]
+
+
+def test_a_fixed_batch_is_not_taken_for_a_free_one(network: NormalizedNetwork, tmp_path: Path) -> None:
+    raw = export_raw(network, "static", tmp_path, batch_sizes=(2,))[2]
+    with pytest.raises(ExportError, match="batch dimension came out fixed at 2"):
+        finish(raw, tmp_path, "model.onnx", classes=CLASSES, batch=None)
+    with pytest.raises(ExportError, match="came out as 2, not 4"):
+        finish(raw, tmp_path, "model.onnx", classes=CLASSES, batch=4)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_network_that_cant_be_exported_names_the_reason(network: NormalizedNetwork, tmp_path: Path) -> None:
@@ -140,6 +215,13 @@ def test_sessions_use_the_cpu_and_the_threads_asked_for(exported: Path) -> None:
     session = make_session(exported, threads=1)
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_gpu_that_is_not_there_is_an_error_not_a_fallback(exported: Path) -> None:
+    if ctypes.util.find_library("cuda") is not None:
+        pytest.skip("this machine has a CUDA driver")
+    with pytest.raises(ProviderError, match="no CUDA driver"):
+        make_session(exported, threads=1, device="cuda")
 
 
 def test_onnx_runtime_reports_nothing_to_its_maker(exported: Path, tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ DINO = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_
 DINO |= {"image_size": 28, "patch_size": 14, "num_channels": 3, "drop_path_rate": 0.0}
 
 
-def study(folder: Path, model: dict[str, Any], *, channels: str) -> Path:
+INT8 = {"precisions": ["fp32", "int8"], "fold_normalization": True, "batch_sizes": [1, 5]}
+INT8 |= {"calibration_images": 5, "non_inferiority_margin": 0.7}
+
+
+def study(folder: Path, model: dict[str, Any], *, channels: str, inference: dict[str, Any] | None) -> Path:
     table = {"format": "table", "root": ".", "csv": "none.csv", "classes": list(CLASSES)}
     content = {
         "study": "tiny",
@@ -27,20 +31,30 @@ def study(folder: Path, model: dict[str, Any], *, channels: str) -> Path:
         "training": {"epochs": 1, "batch_size": 8, "augmentation": "strong", "dropout": 0.1, "drop_path": 0.1},
         "explain": {"cases": 2},
         "evaluation": {"clinical_cut": 1},
+        "inference": inference or {},
     }
     path = folder / "study.json"
     path.write_text(json.dumps(content))
     return path
 
 
-def run_all(folder: Path, model: dict[str, Any], *, side: int, channels: str = "rgb") -> dict[str, Any]:
+def run_all(
+    folder: Path, model: dict[str, Any], *, side: int, channels: str = "rgb", inference: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Train both folds, predict, explain, export; return the settings of fold 0 and the accounts."""
     data = write_cases(folder, side=side)
     if channels == "gray":
         cache = folder / "cache"
         np.save(cache / "images.npy", np.load(cache / "images.npy")[:, :, :, :1])
         write_json(cache / "index.json", {**read_json(cache / "index.json"), "channels": "gray"})
-    common = ["--study", str(study(folder, model, channels=channels)), "--dataset", "eyes", "--model", "it"]
+    common = [
+        "--study",
+        str(study(folder, model, channels=channels, inference=inference)),
+        "--dataset",
+        "eyes",
+        "--model",
+        "it",
+    ]
     common += [word for name, path in data.items() for word in (f"--{name}", str(path))]
     weights = ["--weights", model["weights"].removeprefix("file:")] if "weights" in model else []
     for fold in range(FOLDS):
@@ -63,11 +77,17 @@ def run_all(folder: Path, model: dict[str, Any], *, side: int, channels: str = "
 @pytest.mark.parametrize(("name", "attention"), [("resnet18", "cbam"), ("vit_tiny_patch16_224", "none")])
 def test_gray_images_attention_and_a_hidden_layer_go_all_the_way(name: str, attention: str, tmp_path: Path) -> None:
     model = {"architecture": name, "image_size": 64, "head": "mlp", "head_hidden": 16, "attention": attention}
-    found = run_all(tmp_path, model, side=64, channels="gray")
+    found = run_all(tmp_path, model, side=64, channels="gray", inference=INT8)
     assert found["settings"]["network"]["in_channels"] == 1 and found["settings"]["image_size"] == 64
     assert found["settings"]["network"]["attention"] == attention and found["settings"]["loaded_weights"] is None
     assert found["export"]["passed"] and found["export"]["image_size"] == 64
     assert len(found["cam"]["cases"]) == 2
+    fp32, int8 = found["export"]["variants"]
+    assert [row["batch_size"] for row in fp32["parity"]["batches"]] == [1, 2, 3, 5]
+    assert (fp32["inputs"]["dtype"], fp32["inputs"]["normalized"]) == ("uint8", False)
+    assert int8["quantization"]["method"] == ("static" if name == "resnet18" else "dynamic")
+    assert int8["quantization"]["n_calibration_images"] == 5 and int8["quality"]["margin"] == 0.7
+    assert int8["status"] in ("passed", "failed") and (int8["file"] is None) == (int8["status"] == "failed")
     import onnx
 
     (entry,) = onnx.load(tmp_path / "model.onnx").graph.input

@@ -248,6 +248,21 @@ def network_code(script):
     return lambda w: fingerprint(script, components_of(architecture=architecture(w)))
 
 
+def export_settings(w):
+    """What an export and its gate depend on."""
+    timing_alone = {"rounds", "calls"}
+    evaluation = STUDY.evaluation.model_dump(include={"resamples", "delta", "seed"})
+    inference = STUDY.inference.model_dump(exclude=timing_alone)
+    return settings_hash([network_settings(w), inference, evaluation])
+
+
+def export_code(w):
+    metric = [TASKS[STUDY.datasets[w.dataset].task].primary]
+    return fingerprint(
+        "export_onnx", components_of(architecture=architecture(w), metric=metric)
+    )
+
+
 def metrics_code(script):
     return lambda w: fingerprint(script, components_of(metric=task_metrics(w.dataset)))
 

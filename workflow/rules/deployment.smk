@@ -1,4 +1,4 @@
-# From weights to what would be deployed: ONNX with parity, then timing of all models together.
+# From weights to what would be deployed: ONNX through its gate, then timing of all models together.
 
 
 rule export_onnx:
@@ -14,6 +14,7 @@ rule export_onnx:
         ),
     output:
         onnx=f"{MODEL}/model.onnx",
+        variants=directory(f"{MODEL}/onnx"),
         account=f"{MODEL}/export.json",
     log:
         f"{LOGS}/export_onnx/{{dataset}}/{{model}}.log",
@@ -25,8 +26,8 @@ rule export_onnx:
         runtime=grow(60),
     params:
         checkpoints=checkpoint_arguments,
-        settings=lambda w: settings_hash(network_settings(w)),
-        code=network_code("export_onnx"),
+        settings=export_settings,
+        code=export_code,
     message:
         "{wildcards.dataset}: export {wildcards.model} to ONNX"
     shell:
