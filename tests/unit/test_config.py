@@ -36,6 +36,7 @@ BASE: dict[str, Any] = {
     },
     "models": {"small": {"architecture": "custom1", "image_size": 64}},
     "tuning": {"space": {"lr": {"low": 0.001, "high": 0.1}}},
+    "ensemble": {"candidates": ["mean", "mlp"], "external": {"older": "older.parquet"}},
 }
 
 # Datasets of other formats, for keys that those alone take.
@@ -90,7 +91,10 @@ LEGAL: dict[str, Any] = {
     "tuning.space.lr.choices": [0.1, 0.2],
     "final.models": ["small"],
     "inference.batch_sizes": [2],
-    "ensemble.candidates": ["mean"],
+    "ensemble.candidates": ["greedy", "mlp"],
+    "ensemble.members": ["small"],
+    "ensemble.external": {"older": "results/older"},
+    "ensemble.mlp.hidden": [64],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",
     **{f"leaderboard.hub.{key}": ["other"] for key in ("tasks", "tags", "searches", "licences")},

@@ -76,6 +76,11 @@ SHARED = (
     "archbench.label_stacking",
     "archbench.neural_stacking",
     "archbench.adoption",
+    "archbench.ensemble_members",
+    "archbench.ensemble_candidates",
+    "archbench.ensemble_diagnostics",
+    "archbench.ensemble_choice",
+    "archbench.ensemble_record",
     "archbench.conformal",
 )
 STAGES = (
@@ -105,6 +110,7 @@ TORCH_FREE = (
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
+    *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots"),
     *("hub", "architecture_table"),
     "leaderboard",

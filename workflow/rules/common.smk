@@ -47,13 +47,34 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+ENSEMBLE_MEMBERS = STUDY.ensemble_members()
+
+
 def has_ensemble():
-    return len(MODELS) > 1 and bool(STUDY.ensemble.candidates)
+    members = [*ENSEMBLE_MEMBERS, *STUDY.ensemble.external]
+    return len(members) > 1 and bool(STUDY.ensemble.candidates)
 
 
 def rated_models():
     """Models and, where there is one, the ensemble."""
     return [*MODELS, "ensemble"] if has_ensemble() else MODELS
+
+
+def external_arguments(dataset):
+    """name=table of the ensemble's members from other studies."""
+    members = STUDY.external_members(dataset)
+    pairs = [shlex.quote(f"{name}={path}") for name, path in members.items()]
+    return argument_of("external", pairs)
+
+
+def models_left_out():
+    """Models of the study that `ensemble.members` leaves out."""
+    return [name for name in MODELS if name not in ENSEMBLE_MEMBERS]
+
+
+def argument_of(name, values):
+    """Option with its values, or nothing."""
+    return f"--{name} {' '.join(values)}" if values else ""
 
 
 def runs(dataset):

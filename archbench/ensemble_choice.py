@@ -1,0 +1,169 @@
+"""The choice of an ensemble on out-of-fold rows: score every candidate, adopt from simple to complex, fall back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from archbench.adoption import Adoption, LabelChoice, adopt, label_fallback
+from archbench.artifacts import Predictions
+from archbench.ensemble_candidates import Stack, apply_candidate, member_alone, unsuited
+from archbench.members import base_log_probabilities, member_view
+from archbench.metrics.metric import Array, Metric
+from archbench.metrics.scoring import Scores, label_scores, score
+from archbench.metrics.views import group_columns, is_grouped
+from archbench.out_of_fold import OutOfFold, cross_fitted
+from archbench.statistics import PatientWeights
+
+NOT_COMBINED = "a combination needs two members and patients of a second group to be scored on"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every choice among candidates shares.
+
+    Attributes:
+        stack: The members.
+        candidates: Names from simple to complex.
+        classes: Names of the K columns of a member.
+        metric: What decides.
+        questions: Frozen questions of a rank metric, or None.
+        drawn: Patient weights, the same for all.
+        confidence: Level of the reported intervals.
+    """
+
+    stack: Stack
+    candidates: tuple[str, ...]
+    classes: tuple[str, ...]
+    metric: Metric
+    questions: Array | None
+    drawn: PatientWeights
+    confidence: float
+
+    def table(self, rows: Predictions, logits: Array) -> Predictions:
+        """Return a stacked table's rows with the logits (N, K) of one combination."""
+        return replace(rows, logits=logits.astype(np.float32), classes=self.classes)
+
+    def scores(self, predictions: Predictions) -> Scores:
+        """Return the primary metric with its draws."""
+        return score(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
+
+    def point(self, predictions: Predictions) -> float:
+        """Return the primary metric alone, which costs a fraction."""
+        none = self.drawn.weights[:0]
+        return score(predictions, self.metric, self.drawn.patients, none, self.questions).point
+
+    def label_scores(self, predictions: Predictions) -> dict[str, Scores]:
+        """Return the primary metric of each label or zone that counts, with its draws."""
+        return label_scores(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and how it came about.
+
+    Attributes:
+        name: Candidate or member.
+        best_base: The best member.
+        adoption: Every candidate with its scores and gain.
+        reason: In words.
+        labels: What each label or zone uses; empty without several, or where a member alone was chosen.
+        skipped: Candidates that could not be tried, with the reason.
+    """
+
+    name: str
+    best_base: str
+    adoption: Adoption
+    reason: str
+    labels: tuple[LabelChoice, ...] = ()
+    skipped: Mapping[str, str] | None = None
+
+    @property
+    def shown(self) -> str:
+        """The choice as reports call it."""
+        return shown(self.name, self.best_base)
+
+    @property
+    def fallen_back(self) -> tuple[str, ...]:
+        """Labels that use the best member although something else was chosen."""
+        return tuple(item.label for item in self.labels if item.choice == self.best_base)
+
+
+def shown(name: str, best_base: str) -> str:
+    """Return a candidate's name in reports; the best member is named as such."""
+    return f"best base ({name})" if name == best_base else name
+
+
+def base_table(rows: Predictions, name: str, setting: Setting) -> Predictions:
+    """Return the table of one member alone."""
+    return setting.table(rows, member_alone(rows, setting.stack.members.index(name), setting.stack.size))
+
+
+def choose(source: OutOfFold, setting: Setting) -> tuple[Choice, dict[str, Predictions]]:
+    """Choose among the candidates with these rows only, from simple to complex.
+
+    Returns:
+        The choice, and the cross-fitted predictions of every candidate that was tried.
+    """
+    rows = source.rows
+    skipped = _skipped(source, setting)
+    fitted = {name: _cross_fitted(name, source, setting) for name in setting.candidates if name not in skipped}
+    best_base = best_member(rows, setting)
+    found = adoption_of(best_base, rows, fitted, setting)
+    name = best_base if found.choice == shown(best_base, best_base) else found.choice
+    choice = Choice(name, best_base, found, found.reason, skipped=skipped)
+    if name != best_base and is_grouped(rows):
+        labels = label_fallback(
+            name,
+            best_base,
+            chosen=setting.label_scores(fitted[name]),
+            base=setting.label_scores(base_table(rows, best_base, setting)),
+            greater_is_better=setting.metric.greater_is_better,
+            metric=setting.metric.name,
+        )
+        choice = replace(choice, labels=tuple(labels))
+    return choice, fitted
+
+
+def _cross_fitted(name: str, source: OutOfFold, setting: Setting) -> Predictions:
+    """Predictions of a candidate for all source rows, each group by a fit on the others."""
+
+    def predict(fit: OutOfFold, to: Predictions) -> Array:
+        return apply_candidate(name, fit, to, setting.stack)
+
+    return setting.table(source.rows, cross_fitted(source, predict))
+
+
+def _skipped(source: OutOfFold, setting: Setting) -> dict[str, str]:
+    if setting.stack.size < 2 or len(source.groups) < 2:
+        return dict.fromkeys(setting.candidates, NOT_COMBINED)
+    reasons = {name: unsuited(name, source.rows.outputs) for name in setting.candidates}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def best_member(rows: Predictions, setting: Setting) -> str:
+    """Return the member of the best primary metric; the first of equals."""
+    sign = 1.0 if setting.metric.greater_is_better else -1.0
+    points = [sign * setting.point(base_table(rows, name, setting)) for name in setting.stack.members]
+    return setting.stack.members[int(np.argmax(np.where(np.isnan(points), -np.inf, points)))]
+
+
+def adoption_of(best_base: str, rows: Predictions, fitted: Mapping[str, Predictions], setting: Setting) -> Adoption:
+    """Return the adoption among the best member and fitted candidates."""
+    tried = [(shown(best_base, best_base), setting.scores(base_table(rows, best_base, setting)))]
+    tried += [(name, setting.scores(table)) for name, table in fitted.items()]
+    return adopt(tried, greater_is_better=setting.metric.greater_is_better, metric=setting.metric.name)
+
+
+def apply_choice(choice: Choice, source: OutOfFold, applied: Predictions, setting: Setting) -> Array:
+    """Return what a choice says of rows of other patients, shape (N, K), labels that fell back as the best member."""
+    result = apply_candidate(choice.name, source, applied, setting.stack)
+    member, size = setting.stack.members.index(choice.best_base), setting.stack.size
+    for label in choice.fallen_back:
+        group = applied.labels.index(label)
+        columns = group_columns(setting.table(applied, result), group)
+        view = base_log_probabilities(member_view(applied, group, size), member, size)
+        result[:, columns] = view if applied.outputs == "zones" else (view[:, 1] - view[:, 0])[:, None]
+    return result
