@@ -416,8 +416,9 @@ def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
     if known and DATASETS.get(dataset.format).drawn:
         unused = [key for key in ("csv", "root", "images", "columns", "delimiter", "encoding") if getattr(dataset, key)]
         problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in unused]
-        if dataset.phantom is not None and dataset.phantom.confounder and dataset.format != "phantom_chest":
-            problems.append(f"phantom.confounder: has no effect with format {dataset.format}; remove it")
+        if dataset.phantom is not None and dataset.format != "phantom_chest":
+            useless = [key for key in ("confounder", "label_noise") if getattr(dataset.phantom, key)]
+            problems += [f"phantom.{key}: has no effect with format {dataset.format}; remove it" for key in useless]
         return problems
     if dataset.phantom is not None and known:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")

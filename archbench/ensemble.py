@@ -18,7 +18,16 @@ from archbench.adoption import gain_over
 from archbench.artifacts import Predictions
 from archbench.combining import one_blas_thread
 from archbench.ensemble_candidates import COMPLEXITY, Stack, plain_mean
-from archbench.ensemble_choice import Choice, Setting, adoption_of, apply_choice, base_table, best_member, choose
+from archbench.ensemble_choice import (
+    Choice,
+    Measured,
+    Setting,
+    adoption_of,
+    apply_choice,
+    base_table,
+    best_member,
+    choose,
+)
 from archbench.ensemble_diagnostics import mean_problem, member_problems
 from archbench.ensemble_record import decision_record
 from archbench.members import stack_members
@@ -95,20 +104,20 @@ def _build(
     stacked: Predictions, basis: Predictions, source: OutOfFold | None, problem: str, setting: Setting
 ) -> tuple[Predictions, dict[str, Any]]:
     if source is None:
-        predictions, choice, fitted = _unfitted(stacked, setting, problem)
+        predictions, choice, measured = _unfitted(stacked, setting, problem)
         per_fold = [(fold, choice) for fold in np.unique(predictions.fold).tolist()]
         delivered = predictions.known()
     else:
-        choice, fitted = choose(source, setting)
+        choice, measured = choose(source, setting)
         predictions, per_fold = _nested(stacked, source, choice, setting)
         delivered = (predictions.test if source.crossed else predictions.val).known()
     record = decision_record(
         choice,
         per_fold,
         basis=basis,
-        fitted=fitted,
-        delivered=delivered,
-        diagnostics=_diagnostics(basis, choice, setting),
+        measured=measured,
+        delivered=setting.measured(delivered),
+        diagnostics=_diagnostics(basis, choice, measured, setting),
         setting=setting,
     )
     return predictions.sorted(), record
@@ -143,24 +152,23 @@ def _concatenate(first: Predictions, second: Predictions) -> Predictions:
     return replace(second, **columns)
 
 
-def _unfitted(
-    stacked: Predictions, setting: Setting, problem: str
-) -> tuple[Predictions, Choice, dict[str, Predictions]]:
+def _unfitted(stacked: Predictions, setting: Setting, problem: str) -> tuple[Predictions, Choice, dict[str, Measured]]:
     """The plain mean where there are no rows of other patients to choose or fit on."""
     rows = stacked.test if len(stacked.test) else stacked.val
     size = setting.stack.size
     predictions = setting.table(rows, plain_mean(rows, size))
     known = rows.known()
     best_base = best_member(known, setting)
-    fitted = {"mean": predictions.known()} if size > 1 else {}
-    found = adoption_of(best_base, known, fitted, setting)
+    measured = {best_base: setting.measured(base_table(known, best_base, setting))}
+    measured |= {"mean": setting.measured(predictions.known())} if size > 1 else {}
+    found = adoption_of(best_base, measured, setting)
     name = "mean" if size > 1 else best_base
     reason = f"Nothing could be fitted or chosen: {problem}. The plain {name} was taken without a choice."
     skipped = {candidate: problem for candidate in setting.candidates if candidate != name}
-    return predictions, Choice(name, best_base, found, reason, skipped=skipped), fitted
+    return predictions, Choice(name, best_base, found, reason, skipped=skipped), measured
 
 
-def _diagnostics(basis: Predictions, choice: Choice, setting: Setting) -> list[str]:
+def _diagnostics(basis: Predictions, choice: Choice, measured: Mapping[str, Measured], setting: Setting) -> list[str]:
     """Signs that members were not put together rightly."""
     stack = setting.stack
     values = np.array([setting.point(base_table(basis, name, setting)) for name in stack.members])
@@ -169,8 +177,8 @@ def _diagnostics(basis: Predictions, choice: Choice, setting: Setting) -> list[s
     )
     if stack.size < 2:
         return found
-    mean = setting.scores(setting.table(basis, plain_mean(basis, stack.size)))
-    base = choice.adoption.trials[0].scores
-    gain = gain_over(mean, base, greater_is_better=setting.metric.greater_is_better)
+    mean = measured.get("mean") or setting.measured(setting.table(basis, plain_mean(basis, stack.size)))
+    base = measured[choice.best_base].scores
+    gain = gain_over(mean.scores, base, greater_is_better=setting.metric.greater_is_better)
     below = mean_problem(gain, setting.metric.name, found)
     return [*([below] if below else []), *found]

@@ -11,9 +11,9 @@ from archbench.adoption import Adoption, LabelChoice, adopt, label_fallback
 from archbench.artifacts import Predictions
 from archbench.ensemble_candidates import Stack, apply_candidate, member_alone, unsuited
 from archbench.members import base_log_probabilities, member_view
-from archbench.metrics.metric import Array, Metric
-from archbench.metrics.scoring import Scores, label_scores, score
-from archbench.metrics.views import group_columns, is_grouped
+from archbench.metrics.metric import Array, Metric, mean_defined
+from archbench.metrics.scoring import Scores, score
+from archbench.metrics.views import group_columns, is_grouped, view_of
 from archbench.out_of_fold import OutOfFold, cross_fitted
 from archbench.statistics import PatientWeights
 
@@ -46,18 +46,61 @@ class Setting:
         """Return a stacked table's rows with the logits (N, K) of one combination."""
         return replace(rows, logits=logits.astype(np.float32), classes=self.classes)
 
-    def scores(self, predictions: Predictions) -> Scores:
-        """Return the primary metric with its draws."""
-        return score(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
+    def measured(self, predictions: Predictions) -> Measured:
+        """Return the primary metric with its draws, of several labels or zones each and their mean."""
+        if not is_grouped(predictions) or self.metric.of != "each":
+            scores = score(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
+            return Measured(predictions, scores, {})
+        labels = self._label_scores(predictions)
+        return Measured(predictions, self._macro(list(labels.values()), predictions), labels)
 
     def point(self, predictions: Predictions) -> float:
         """Return the primary metric alone, which costs a fraction."""
         none = self.drawn.weights[:0]
         return score(predictions, self.metric, self.drawn.patients, none, self.questions).point
 
-    def label_scores(self, predictions: Predictions) -> dict[str, Scores]:
-        """Return the primary metric of each label or zone that counts, with its draws."""
-        return label_scores(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
+    def _label_scores(self, predictions: Predictions) -> dict[str, Scores]:
+        """The metric of each label or zone that counts: those with enough patients, or zones with a grade."""
+        assert self.questions is not None
+        rank, found = self.metric.kind == "rank", {}
+        for group, asked in enumerate(self.questions):
+            rows = view_of(predictions, group)
+            if asked.any() if rank or predictions.outputs == "labels" else len(rows):
+                mask = asked if rank else None
+                found[predictions.labels[group]] = (
+                    score(rows, self.metric, self.drawn.patients, self.drawn.weights, mask)
+                    if len(rows)
+                    else self._undefined(predictions)
+                )
+        return found
+
+    def _macro(self, found: list[Scores], predictions: Predictions) -> Scores:
+        """Mean over labels or zones; of a rank metric undefined where one of them is."""
+        if not found:
+            return self._undefined(predictions)
+        points, draws = np.stack([item.points for item in found]), np.stack([item.draws for item in found])
+        if self.metric.kind == "rank":
+            return Scores(points.mean(axis=0), draws.mean(axis=0))
+        return Scores(mean_defined(points, axis=0), mean_defined(draws, axis=0))
+
+    def _undefined(self, predictions: Predictions) -> Scores:
+        seeds = len(np.unique(predictions.seed))
+        return Scores(np.full(seeds, np.nan), np.full((seeds, len(self.drawn.weights)), np.nan))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A prediction table with its primary metric.
+
+    Attributes:
+        table: The predictions.
+        scores: The metric; of several labels or zones its mean over them.
+        labels: The metric of each label or zone; empty otherwise.
+    """
+
+    table: Predictions
+    scores: Scores
+    labels: Mapping[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -101,30 +144,28 @@ def base_table(rows: Predictions, name: str, setting: Setting) -> Predictions:
     return setting.table(rows, member_alone(rows, setting.stack.members.index(name), setting.stack.size))
 
 
-def choose(source: OutOfFold, setting: Setting) -> tuple[Choice, dict[str, Predictions]]:
+def choose(source: OutOfFold, setting: Setting) -> tuple[Choice, dict[str, Measured]]:
     """Choose among the candidates with these rows only, from simple to complex.
 
     Returns:
-        The choice, and the cross-fitted predictions of every candidate that was tried.
+        The choice, and what was measured: the best member and the cross-fitted predictions of every candidate tried.
     """
-    rows = source.rows
     skipped = _skipped(source, setting)
-    fitted = {name: _cross_fitted(name, source, setting) for name in setting.candidates if name not in skipped}
-    best_base = best_member(rows, setting)
-    found = adoption_of(best_base, rows, fitted, setting)
-    name = best_base if found.choice == shown(best_base, best_base) else found.choice
-    choice = Choice(name, best_base, found, found.reason, skipped=skipped)
-    if name != best_base and is_grouped(rows):
-        labels = label_fallback(
-            name,
-            best_base,
-            chosen=setting.label_scores(fitted[name]),
-            base=setting.label_scores(base_table(rows, best_base, setting)),
-            greater_is_better=setting.metric.greater_is_better,
-            metric=setting.metric.name,
-        )
-        choice = replace(choice, labels=tuple(labels))
-    return choice, fitted
+    tried = [name for name in setting.candidates if name not in skipped]
+    best_base = best_member(source.rows, setting)
+    found = {best_base: setting.measured(base_table(source.rows, best_base, setting))}
+    found |= {name: setting.measured(_cross_fitted(name, source, setting)) for name in tried}
+    adoption = adoption_of(best_base, found, setting)
+    name = best_base if adoption.choice == shown(best_base, best_base) else adoption.choice
+    labels = label_fallback(
+        name,
+        best_base,
+        chosen=found[name].labels if name != best_base else {},
+        base=found[best_base].labels,
+        greater_is_better=setting.metric.greater_is_better,
+        metric=setting.metric.name,
+    )
+    return Choice(name, best_base, adoption, adoption.reason, tuple(labels), skipped), found
 
 
 def _cross_fitted(name: str, source: OutOfFold, setting: Setting) -> Predictions:
@@ -150,10 +191,9 @@ def best_member(rows: Predictions, setting: Setting) -> str:
     return setting.stack.members[int(np.argmax(np.where(np.isnan(points), -np.inf, points)))]
 
 
-def adoption_of(best_base: str, rows: Predictions, fitted: Mapping[str, Predictions], setting: Setting) -> Adoption:
-    """Return the adoption among the best member and fitted candidates."""
-    tried = [(shown(best_base, best_base), setting.scores(base_table(rows, best_base, setting)))]
-    tried += [(name, setting.scores(table)) for name, table in fitted.items()]
+def adoption_of(best_base: str, found: Mapping[str, Measured], setting: Setting) -> Adoption:
+    """Return the adoption among the best member, which comes first, and fitted candidates."""
+    tried = [(shown(name, best_base), item.scores) for name, item in found.items()]
     return adopt(tried, greater_is_better=setting.metric.greater_is_better, metric=setting.metric.name)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from archbench.adoption import LabelChoice, Trial, gain_over
 from archbench.artifacts import Predictions
-from archbench.ensemble_choice import Choice, Setting, base_table
+from archbench.ensemble_choice import Choice, Measured, Setting, base_table
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.metric import defined_or_none
-from archbench.metrics.scoring import Scores, frozen_questions, question_scores, rank_draws
+from archbench.metrics.scoring import Scores, frozen_questions, score
 from archbench.metrics.views import is_grouped
 from archbench.statistics import Estimate, estimate
 
@@ -23,8 +25,8 @@ def decision_record(
     per_fold: list[tuple[int, Choice]],
     *,
     basis: Predictions,
-    fitted: Mapping[str, Predictions],
-    delivered: Predictions,
+    measured: Mapping[str, Measured],
+    delivered: Measured,
     diagnostics: list[str],
     setting: Setting,
 ) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def decision_record(
         choice: On all rows.
         per_fold: The nested choice of each fold.
         basis: Stacked rows that were chosen on.
-        fitted: Cross-fitted predictions of each candidate on these rows.
+        measured: The best member and each candidate's cross-fitted predictions on these rows.
         delivered: The predictions that are handed on, on the same rows.
         diagnostics: Signs of a wrong stack.
         setting: What all choices share.
@@ -45,10 +47,10 @@ def decision_record(
         "choice": choice.shown,
         "reason": choice.reason,
         "members": list(setting.stack.members),
-        "base_models": [_base_record(name, basis, setting) for name in setting.stack.members],
+        "base_models": [_base_record(name, basis, measured, setting) for name in setting.stack.members],
         "skipped": [{"name": name, "reason": reason} for name, reason in (choice.skipped or {}).items()],
         "labels": [_label_record(item) for item in choice.labels],
-        "improvement": _improvement(choice, basis, {**fitted, DELIVERED: delivered}, setting),
+        "improvement": _improvement(choice.best_base, {**measured, DELIVERED: delivered}, setting),
         "per_fold_choice": [
             {"fold": fold, "choice": found.shown, "reason": found.reason, "fell_back": list(found.fallen_back)}
             for fold, found in per_fold
@@ -69,8 +71,9 @@ def _candidate_record(trial: Trial, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _base_record(name: str, basis: Predictions, setting: Setting) -> dict[str, Any]:
-    return {"name": name, **_value_record(setting.scores(base_table(basis, name, setting)), setting)}
+def _base_record(name: str, basis: Predictions, measured: Mapping[str, Measured], setting: Setting) -> dict[str, Any]:
+    found = measured.get(name) or setting.measured(base_table(basis, name, setting))
+    return {"name": name, **_value_record(found.scores, setting)}
 
 
 def _value_record(scores: Scores, setting: Setting) -> dict[str, Any]:
@@ -94,24 +97,24 @@ def _label_record(item: LabelChoice) -> dict[str, Any]:
     return {"label": item.label, "choice": item.choice, "gain": _gain_record(item.gain), "reason": item.reason}
 
 
-def _improvement(
-    choice: Choice, basis: Predictions, tables: Mapping[str, Predictions], setting: Setting
-) -> dict[str, Any] | None:
+def _improvement(best_base: str, measured: Mapping[str, Measured], setting: Setting) -> dict[str, Any] | None:
     """Gain of each candidate over the best member on each label, zone or class; None where there is only a number."""
-    if basis.outputs == "value":
+    outputs = measured[best_base].table.outputs
+    if outputs == "value":
         return None
-    base = part_scores(base_table(basis, choice.best_base, setting), setting)
-    grouped = is_grouped(basis)
+    base = part_scores(measured[best_base], setting)
+    grouped = is_grouped(measured[best_base].table)
     better = setting.metric.greater_is_better or not grouped
     return {
         "metric": setting.metric.name if grouped else OF_CLASSES,
-        "of": {"labels": "label", "zones": "zone"}.get(basis.outputs, "class"),
-        "base": choice.best_base,
+        "of": {"labels": "label", "zones": "zone"}.get(outputs, "class"),
+        "base": best_base,
         "labels": list(base),
         "base_values": [defined_or_none(scores.point) for scores in base.values()],
         "candidates": [
-            {"name": name, **_gains(part_scores(table, setting), base, greater_is_better=better)}
-            for name, table in tables.items()
+            {"name": name, **_gains(part_scores(found, setting), base, greater_is_better=better)}
+            for name, found in measured.items()
+            if name != best_base
         ],
     }
 
@@ -126,16 +129,20 @@ def _gains(mine: Mapping[str, Scores], base: Mapping[str, Scores], *, greater_is
     }
 
 
-def part_scores(predictions: Predictions, setting: Setting) -> dict[str, Scores]:
+def part_scores(found: Measured, setting: Setting) -> Mapping[str, Scores]:
     """Return the scores of each label or zone in the primary metric, or of each class in AUROC against the rest.
 
     Classes with too few patients on a side are left out, as everywhere.
     """
+    predictions = found.table
     if is_grouped(predictions):
-        return setting.label_scores(predictions)
+        return found.labels
     auroc = metric_at_cut(OF_CLASSES, 1)
     frozen = frozen_questions(predictions, auroc)
-    ranks = rank_draws(predictions, auroc, setting.drawn.patients, setting.drawn.weights, frozen)
     names = predictions.classes[-1:] if len(frozen) == 1 else predictions.classes
-    found = question_scores(ranks)
-    return {name: scores for name, scores, counts in zip(names, found, frozen, strict=True) if counts}
+    alone = np.eye(len(frozen), dtype=bool)  # the macro mean over one class is that class
+    return {
+        name: score(predictions, auroc, setting.drawn.patients, setting.drawn.weights, mask)
+        for name, mask, counts in zip(names, alone, frozen, strict=True)
+        if counts
+    }

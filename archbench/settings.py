@@ -80,6 +80,9 @@ class Phantom(Settings):
         description="phantom_chest: how strongly a marker in the corner goes with the first label; 0: it says "
         "nothing, 1: it is there exactly where the label is.",
     )
+    label_noise: float = Field(
+        0.0, ge=0, lt=0.5, description="phantom_chest: share of the recorded labels that are wrong, drawn at random."
+    )
 
 
 UncertainPolicy = Literal["ignore", "zeros", "ones", "smooth"]
