@@ -28,11 +28,12 @@ from archbench.ensemble_candidates import plain_mean
 from archbench.label_stacking import solve
 from archbench.members import stack_members
 from archbench.metrics.auroc import metric_at_cut
-from archbench.metrics.scoring import score
+from archbench.metrics.scoring import Scores, score
 from archbench.models.building import build_network
 from archbench.models.weights import load_checkpoint
 from archbench.neural_stacking import NetworkSettings, train_network
 from archbench.out_of_fold import out_of_fold
+from archbench.statistics import PatientWeights, patient_weights, percentile_interval
 
 CPU = torch.device("cpu")
 PUBLISHED = NetworkSettings()  # 256 and 128 units, 20 epochs, lr 1e-4
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--study", required=True, help="study file")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--repeats", type=int, default=5, help="seeds of each network, whose AUROC is averaged")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the patients, for the intervals")
     arguments = parser.parse_args()
     prepare_torch(threads=1)
     study = load_study(arguments.study)
@@ -55,18 +57,32 @@ def main() -> int:
     cases = {name: _cases(study, name, dataset, folder) for name in study.models}
     stacked = stack_members(tables)
     training = {fold: _in_sample(study, dataset, folder, cases, fold) for fold in np.unique(stacked.fold).tolist()}
+    drawn = patient_weights(stacked.patient_id, strata=stacked.fold, resamples=arguments.resamples, seed=0)
+    base = max((_scores([table], drawn) for table in tables.values()), key=lambda found: found.point)
     print("| | macro AUROC of its own training cases | macro AUROC of test cases |\n|---|---|---|")
     for k, (name, table) in enumerate(tables.items()):
         own = np.mean([_macro_auroc(data.scores[~val, k], data.targets[~val]) for data, val in training.values()])
-        print(f"| {name} | {own:.3f} | {_auroc(table):.3f} |")
-    print(f"| plain mean | | {_auroc(_combined(tables, plain_mean(stacked, len(tables)))):.3f} |")
-    print(f"| the workflow's ensemble | | {_auroc(read_predictions(folder / 'ensemble/predictions.parquet')):.3f} |")
+        print(f"| {name} | {own:.3f} | {_scores([table], drawn).point:.3f} |")
+    delivered = read_predictions(folder / "ensemble" / "predictions.parquet").test.sorted()
+    for words, table in (
+        ("plain mean", _combined(tables, plain_mean(stacked, len(tables)))),
+        ("the workflow's ensemble", delivered),
+    ):
+        print(f"| {words} | | {_against(base, [table], drawn)} |")
     print("\n| meta-learner | fitted in-sample | fitted out of fold |\n|---|---|---|")
     for words, settings in (("MLP as published", PUBLISHED), ("MLP trained to its end", TRAINED), ("logistic", None)):
-        found = [_both_ways(stacked, tables, training, settings, seed) for seed in range(arguments.repeats)]
-        wrong, right = np.mean(found, axis=0)
-        print(f"| {words} | {wrong:.3f} | {right:.3f} |")
+        seeds = range(arguments.repeats if settings is not None else 1)
+        found = [_both_ways(stacked, tables, training, settings, seed) for seed in seeds]
+        wrong, right = (_against(base, list(of_way), drawn) for of_way in zip(*found, strict=True))
+        print(f"| {words} | {wrong} | {right} |", flush=True)
     return 0
+
+
+def _against(base: Scores, tables: list[Predictions], drawn: PatientWeights) -> str:
+    """AUROC with its difference from the best base model, the latter with its 95 % interval over patients."""
+    found = _scores(tables, drawn)
+    low, high = percentile_interval(found.mean_draws - base.mean_draws, 0.95)
+    return f"{found.point:.3f} ({found.point - base.point:+.3f}, {low:+.3f} to {high:+.3f})"
 
 
 def _both_ways(
@@ -75,8 +91,8 @@ def _both_ways(
     training: dict[int, tuple[Members, np.ndarray]],
     settings: NetworkSettings | None,
     seed: int,
-) -> tuple[float, float]:
-    """AUROC of the test cases after a fit on training cases, and after one on other folds' test cases."""
+) -> tuple[Predictions, Predictions]:
+    """Test cases after a fit on training cases, and after one on other folds' test cases."""
     results = {way: np.empty((len(stacked), len(stacked.labels))) for way in ("wrong", "right")}
     for fold, (in_sample, validation) in training.items():
         inside = stacked.fold == fold
@@ -86,7 +102,7 @@ def _both_ways(
         test = member_scores(applied, len(tables))
         results["wrong"][inside] = _fitted(in_sample, validation, test, settings, seed)
         results["right"][inside] = _fitted(honest, honest.group == honest.group.max(), test, settings, seed)
-    return _auroc(_combined(tables, results["wrong"])), _auroc(_combined(tables, results["right"]))
+    return _combined(tables, results["wrong"]), _combined(tables, results["right"])
 
 
 def _fitted(
@@ -126,10 +142,11 @@ def _combined(tables: dict[str, Predictions], logits: np.ndarray) -> Predictions
     return replace(next(iter(tables.values())), logits=logits.astype(np.float32))
 
 
-def _auroc(table: Predictions) -> float:
-    """Macro AUROC of test rows as the workflow computes it: per fold, then averaged."""
-    patients = np.unique(table.patient_id)
-    return score(table, metric_at_cut("auroc_macro", 1), patients, np.zeros((0, len(patients)))).point
+def _scores(tables: list[Predictions], drawn: PatientWeights) -> Scores:
+    """Macro AUROC of test rows as the workflow computes it (per fold, then averaged), mean over tables."""
+    found = [score(table, metric_at_cut("auroc_macro", 1), drawn.patients, drawn.weights) for table in tables]
+    points, draws = (np.mean([getattr(item, key) for item in found], axis=0) for key in ("points", "draws"))
+    return Scores(points, draws)
 
 
 def _macro_auroc(scores: np.ndarray, targets: np.ndarray) -> float:

@@ -864,7 +864,7 @@ def test_what_shapes_a_network_arrives() -> None:
 @pytest.mark.parametrize(
     ("ensemble", "expected"),
     [
-        ({"members": ["smal", "large"]}, "ensemble.members: no model 'smal'; did you mean 'small'?"),
+        ({"members": ["smallish", "large"]}, "ensemble.members: no model 'smallish'; did you mean 'small'?"),
         ({"members": ["small", "small", "large"]}, "ensemble.members: repeated ['small']"),
         ({"candidates": ["mean", "mean"]}, "ensemble.candidates: repeated ['mean']"),
         ({"members": ["small"]}, "ensemble.members: an ensemble needs two; name another, or candidates: [] for none"),
