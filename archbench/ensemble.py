@@ -132,7 +132,7 @@ def _nested(
     per_fold = []
     for fold in np.unique(test.fold).tolist():
         others = source.without(fold) if source.crossed and fold in source.groups else source
-        fold_choice = choose(others, setting)[0] if source.crossed else choice
+        fold_choice = choose(others, setting.nested())[0] if source.crossed else choice
         of_fold = test.fold == fold
         result[of_fold] = apply_choice(fold_choice, others, test.select(of_fold), setting)
         per_fold.append((fold, fold_choice))

@@ -17,6 +17,7 @@ from archbench.metrics.views import group_columns, is_grouped, view_of
 from archbench.out_of_fold import OutOfFold, cross_fitted
 from archbench.statistics import PatientWeights
 
+NESTED_RESAMPLES = 500
 NOT_COMBINED = "a combination needs two members and patients of a second group to be scored on"
 
 
@@ -41,6 +42,11 @@ class Setting:
     questions: Array | None
     drawn: PatientWeights
     confidence: float
+
+    def nested(self) -> Setting:
+        """Return the setting of a fold's own choice: fewer resamples decide, since no interval of it is reported."""
+        drawn = self.drawn
+        return replace(self, drawn=replace(drawn, weights=drawn.weights[:NESTED_RESAMPLES]))
 
     def table(self, rows: Predictions, logits: Array) -> Predictions:
         """Return a stacked table's rows with the logits (N, K) of one combination."""
