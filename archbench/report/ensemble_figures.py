@@ -31,7 +31,7 @@ def candidates_panel(dataset: DatasetResult, decision: Mapping[str, Any]) -> Pan
     bases = [{**row, "kind": "member"} for row in decision.get("base_models") or []]
     tried = [{**row, "kind": "candidate"} for row in (decision.get("candidates") or [])[1:]]
     rows = [row for row in (*bases, *tried) if row.get("value") is not None]
-    if not bases or not tried:
+    if not bases or not tried or not rows:
         return None
     label = metric_label(str(decision.get("primary") or dataset.primary))
     chosen = str(decision.get("choice", "")).removeprefix("best base (").removesuffix(")")

@@ -23,7 +23,7 @@ def ensemble_sentences(decision: Mapping[str, Any]) -> list[str]:
 def _improved(decision: Mapping[str, Any]) -> list[str]:
     """How many labels the ensemble improved, as it was handed on."""
     found = decision.get("improvement") or {}
-    if not found.get("candidates"):
+    if not found.get("candidates") or not found["labels"]:
         return []
     last, n = found["candidates"][-1], len(found["labels"])
     kind = {"class": "classes"}.get(str(found["of"]), f"{found['of']}s")

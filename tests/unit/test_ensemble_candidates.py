@@ -186,3 +186,19 @@ def test_a_mean_below_the_best_member_without_a_sign_says_so():
     (text,) = decision["diagnostics"]
     assert "show nothing, so some are just much weaker" in text
     assert decision["choice"] == "best base (strong)" and decision["labels"] == []
+
+
+def test_few_patients_and_labels_without_cases_break_nothing():
+    members = {name: labels(noise=1.0, rng=rng, patients=24, folds=3) for rng, name in enumerate("ab")}
+    for rows in members.values():
+        rows.targets[:, 1] = 0.0  # nobody has it
+        rows.targets[:, 2] = np.nan  # nobody knows
+    table, decision = build_ensemble(members, candidates=COMPLEXITY, **SETTINGS)
+    assert np.isfinite(table.logits).all() and len(decision["per_fold_choice"]) == 3
+    assert not {"effusion", "nodule"} & set(decision["improvement"]["labels"])
+    json.dumps(decision, allow_nan=False)
+    for rows in members.values():
+        rows.targets[:, [0, 3]] = 1.0  # not one label can be scored
+    table, decision = build_ensemble(members, candidates=COMPLEXITY, **SETTINGS)
+    assert decision["choice"].startswith("best base") and decision["improvement"]["labels"] == []
+    assert "no interval" in decision["reason"]

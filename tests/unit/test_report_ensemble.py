@@ -56,6 +56,13 @@ def test_the_heat_map_draws_every_gain(decision):
     assert improvement_panel({**decision, "improvement": None}) is None
 
 
+def test_without_a_label_that_can_be_scored_nothing_is_said_or_drawn(decision):
+    nothing = {**decision["improvement"], "labels": [], "base_values": []}
+    text = " ".join(ensemble_sentences({**decision, "improvement": nothing}))
+    assert "As delivered" not in text and "third was left out" in text
+    assert improvement_panel({**decision, "improvement": nothing}) is None
+
+
 def test_an_undefined_gain_stays_blank(decision):
     found = decision["improvement"]
     column = found["candidates"][0]
