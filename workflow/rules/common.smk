@@ -345,7 +345,7 @@ def partial_ensemble_command(dataset):
     tables = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=members)
     common = f"--study $STUDY_FILE --dataset {dataset}"
     return (
-        f"(rm -f {' '.join(made + scored)}; python $SCRIPTS/ensemble.py {common} --members {' '.join(members)}"
+        f"(rm -f {' '.join(made + scored)} {folder}/calibration.json; python $SCRIPTS/ensemble.py {common} --members {' '.join(members)}"
         f" --predictions {' '.join(tables)} {external_arguments(dataset)} {argument_of('missing', missing)}"
         f" {argument_of('left-out', models_left_out())} --output {made[0]} --decision {made[1]}"
         f" && python $SCRIPTS/evaluate.py {common} --model ensemble --predictions {made[0]}"
