@@ -26,6 +26,8 @@ def _improved(decision: Mapping[str, Any]) -> list[str]:
     if not found.get("candidates") or not found["labels"]:
         return []
     last, n = found["candidates"][-1], len(found["labels"])
+    if all(str(row["choice"]).startswith("best base") for row in decision.get("per_fold_choice") or [{"choice": ""}]):
+        return [f"As delivered it is one model alone: {found['base']} where all patients are asked."]
     kind = {"class": "classes"}.get(str(found["of"]), f"{found['of']}s")
     return [
         f"As delivered, {last['n_improved']} of {n} {kind} are better than with {found['base']} alone, "

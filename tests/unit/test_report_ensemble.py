@@ -39,6 +39,12 @@ def test_the_words_name_members_left_out_labels_that_went_back_and_counts(decisi
     assert ensemble_sentences({}) == []
 
 
+def test_a_decision_for_one_model_in_every_fold_counts_no_gains(decision):
+    alone = [{"fold": k, "choice": "best base (good)"} for k in range(5)]
+    text = " ".join(ensemble_sentences({**decision, "per_fold_choice": alone}))
+    assert "As delivered it is one model alone: good" in text and "labels are better" not in text
+
+
 def test_candidates_that_could_not_be_tried_are_named_together():
     skipped = [{"name": name, "reason": "the task predicts a number"} for name in ("weighted", "mlp")]
     assert ensemble_sentences({"skipped": skipped}) == [
