@@ -32,7 +32,7 @@ def build(data_dir: Path, *flags: str) -> dict[str, Any]:
 def test_without_flags_it_is_the_published_recipe(data_dir: Path) -> None:
     study = parse_study(build(data_dir))
     densenet, vit = (study.training_of(name, "chexpert") for name in ("densenet121", "vit_base_patch16"))
-    assert (densenet.schedule, densenet.step_factor, densenet.step_epochs) == ("plateau", 0.5, 2)
+    assert (densenet.schedule, densenet.step_factor, densenet.step_epochs) == ("plateau", 0.5, 3)
     assert (vit.schedule, vit.weight_decay, densenet.weight_decay) == ("one_cycle", 1e-2, 1e-4)
     for recipe in (densenet, vit):
         assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.accumulation_steps) == (10, 1e-4, 16, 2)
