@@ -74,4 +74,4 @@ onsuccess:
 
 onerror:
     if not only_boards_asked_for():
-        shell(partial_report_command())
+        shell(partial_commands())

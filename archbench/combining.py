@@ -68,8 +68,10 @@ def members_to_fit(source: OutOfFold, *, applied: Predictions, n_members: int, s
         raise ValueError(f"no out-of-fold rows of seed {seed} (seeds: {np.unique(rows.seed).tolist()})")
     rows, group = rows.select(of_seed), source.group[of_seed]
     scores = member_scores(rows, n_members)
-    multilabel = scores.shape[2] == len(rows.labels)
-    return Members(scores, rows.targets if multilabel else rows.y_true, multilabel, group)
+    if scores.shape[2] != len(rows.labels):
+        return Members(scores, rows.y_true, False, group)
+    certain = np.isin(rows.targets, (0.0, 1.0))  # what a label policy made of an uncertain one is nothing to learn from
+    return Members(scores, np.where(certain, rows.targets, np.nan), True, group)
 
 
 def log_loss(scores: Array, targets: Array, *, multilabel: bool) -> float:
@@ -107,11 +109,6 @@ class Blend:
     def scores(self, members: Array) -> Array:
         """Return the weighted mean, (N, M, K) -> (N, K)."""
         return np.einsum("nmk,m->nk", members, self.weights)
-
-
-def uniform(n_members: int) -> Blend:
-    """Return the plain mean."""
-    return Blend(np.full(n_members, 1.0 / n_members))
 
 
 def fit_weights(source: OutOfFold, *, applied: Predictions, n_members: int, seed: int) -> Blend:

@@ -14,7 +14,17 @@ from pydantic import BaseModel, ValidationError
 from archbench import hub
 from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
-from archbench.settings import Compute, Dataset, Evaluation, Model, StudyFile, Training, Tuning
+from archbench.settings import (
+    Compute,
+    Dataset,
+    Ensemble,
+    Evaluation,
+    Model,
+    StackingNetwork,
+    StudyFile,
+    Training,
+    Tuning,
+)
 from archbench.tasks import TASKS, UNGRADABLE
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
@@ -104,12 +114,28 @@ class Study(StudyFile):
         entry = self.datasets[dataset]
         return TASKS[entry.task].logit_names(self.class_names(dataset), self.label_names(dataset))
 
+    def ensemble_members(self) -> list[str]:
+        """Models of this study that the ensemble combines."""
+        return list(self.models) if self.ensemble.members is None else list(self.ensemble.members)
+
+    def external_members(self, dataset: str) -> dict[str, str]:
+        """Prediction table of each ensemble member that comes from another study."""
+        return {name: external_table(path, name, dataset) for name, path in self.ensemble.external.items()}
+
     def fold_numbers(self, dataset: str) -> list[int]:
         """Folds of a dataset: a holdout or given split is fold 0, a given fold column has protocol.folds."""
         columns = self.datasets[dataset].columns
         given_folds = self.protocol.kind == "given" and columns is not None and columns.fold is not None
         many = self.protocol.kind == "cross_validation" or given_folds
         return list(range(self.protocol.folds)) if many else [0]
+
+
+def external_table(path: str, name: str, dataset: str) -> str:
+    """Return the prediction table that a path means: itself, that of a model's folder, or of a study's model."""
+    if path.endswith(".parquet"):
+        return path
+    of_model = Path(path, "predictions.parquet")
+    return (of_model if of_model.exists() else Path(path, dataset, name, "predictions.parquet")).as_posix()
 
 
 def settings_hash(settings: Any) -> str:
@@ -323,6 +349,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     problems += _threshold_problems(content.get("evaluation"))
     if content.get("tuning") is not None:
         problems += _tuning_problems(content["tuning"], content.get("training"))
+    problems += _ensemble_problems(content, list(datasets), check_files)
     final = content.get("final")
     chosen = (final.get("models") if isinstance(final, Mapping) else None) or []
     known = [name for name, model in models.items() if model.checkpoint is None]
@@ -347,6 +374,40 @@ def _bundle_problems(content: Mapping[str, Any], datasets: list[str], models: li
         for name in chosen.get(key) or []
         if name not in names
     ]
+
+
+def _ensemble_problems(content: Mapping[str, Any], datasets: list[str], check_files: bool) -> list[str]:
+    try:
+        ensemble = Ensemble.model_validate(_plain(content.get("ensemble") or {}))
+    except ValidationError:
+        return []  # reported by _validate
+    entries = content.get("models")
+    models = [str(name) for name in entries] if isinstance(entries, Mapping) else []
+    members = models if ensemble.members is None else ensemble.members
+    problems = [f"members: no model '{name}'{suggest(name, models)}" for name in members if name not in models]
+    problems += [f"{key}: repeated {names}" for key, names in _repeated(ensemble).items() if names]
+    for name, path in ensemble.external.items():
+        if name in models or name in RESERVED_MODEL_NAMES:
+            problems.append(f"external.{name}: the name is taken in this study; choose another")
+        tables = [external_table(path, name, dataset) for dataset in datasets] if check_files else []
+        problems += [
+            f"external.{name}: no prediction table '{table}'; name a predictions.parquet, a model's folder, or a "
+            "study's folder that holds <dataset>/<name>"
+            for table in dict.fromkeys(tables)
+            if not Path(table).is_file()
+        ]
+    if ensemble.members is not None and ensemble.candidates and len({*members, *ensemble.external}) < 2:
+        problems.append("members: an ensemble needs two; name another, or candidates: [] for none")
+    if ensemble.members == []:
+        problems.append("members: at least one model of this study is needed beside external ones")
+    if "mlp" not in ensemble.candidates and ensemble.mlp != StackingNetwork():
+        problems.append("mlp: has no effect without the candidate mlp; add it, or remove this")
+    return [f"ensemble.{text}" for text in problems]
+
+
+def _repeated(ensemble: Ensemble) -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {"members": ensemble.members or [], "candidates": [*ensemble.candidates]}
+    return {key: sorted({name for name in names if names.count(name) > 1}) for key, names in lists.items()}
 
 
 def _data_root_problems(compute: Any) -> list[str]:
@@ -383,8 +444,9 @@ def _dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
     if known and DATASETS.get(dataset.format).drawn:
         unused = [key for key in ("csv", "root", "images", "columns", "delimiter", "encoding") if getattr(dataset, key)]
         problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in unused]
-        if dataset.phantom is not None and dataset.phantom.confounder and dataset.format != "phantom_chest":
-            problems.append(f"phantom.confounder: has no effect with format {dataset.format}; remove it")
+        if dataset.phantom is not None and dataset.format != "phantom_chest":
+            useless = [key for key in ("confounder", "label_noise") if getattr(dataset.phantom, key)]
+            problems += [f"phantom.{key}: has no effect with format {dataset.format}; remove it" for key in useless]
         return problems
     if dataset.phantom is not None and known:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")

@@ -14,6 +14,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.combining import Blend, fit_greedy, fit_weights
+from archbench.label_stacking import fit_label_stacker
 from archbench.members import member_logits, member_view, stack_members
 from archbench.metrics.metric import Array
 from archbench.metrics.views import is_grouped, whole_view
@@ -157,6 +158,12 @@ def chosen_members(decision: Mapping[str, Any]) -> list[str]:
     choice = str(decision["choice"])
     if choice.startswith(BEST_BASE):
         return [choice.removeprefix(BEST_BASE).removesuffix(")")]
+    back = [str(item["label"]) for item in decision.get("labels", ()) if item["choice"] != choice]
+    if back:
+        raise ValueError(
+            f"the ensemble goes back to {decision['best_base']} for {', '.join(back)}, which a bundle can't hold yet; "
+            "bundle one of its models"
+        )
     if choice in ("mean", *_FITS):
         return [str(name) for name in decision["members"]]
     raise ValueError(
@@ -178,7 +185,13 @@ def deployed_combination(source: OutOfFold, *, choice: str, n_members: int, seed
 
 
 def _logistic(source: OutOfFold, n_members: int, seed: int) -> dict[str, Any]:
-    """Ridge regression on the members' logits, for each label or zone."""
+    """Ridge regression on the members' logits, for the classes or each zone; of labels the non-negative one."""
+    if source.rows.outputs == "labels":
+        labels = fit_label_stacker(source, applied=nobody(source), n_members=n_members, seed=seed)
+        return {
+            "kind": "linear",
+            "fits": [{"weights": labels.weights.tolist(), "intercept": labels.intercept.tolist()}],
+        }
     fits = []
     for one in _groups(source, n_members, split=is_grouped(source.rows)):
         stacker = fit_stacker(one, applied=nobody(one), n_members=n_members, seed=seed)

@@ -1,4 +1,4 @@
-"""The members of an ensemble side by side, and signs that they were put together wrongly."""
+"""The members of an ensemble side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from archbench.metrics.metric import Array, log_softmax
 from archbench.metrics.views import whole_view
 
 MEMBER_SEPARATOR = " / "
-SUSPICIOUS_GAIN = 0.15
 
 
 def stack_members(members: Mapping[str, Predictions]) -> Predictions:
@@ -98,27 +97,9 @@ def mean_log_probabilities(rows: Predictions, n_members: int) -> Array:
     return (largest + np.log(np.exp(each - largest).mean(axis=1, keepdims=True)))[:, 0]
 
 
-def better_label_order(probabilities: Array, y_true: Array) -> list[int] | None:
-    """Return the class that each column really seems to mean, if that is far better than its own order.
-
-    Columns are matched to the true classes by correlation; a swap of neighbouring grades that look alike stays
-    below the threshold.
-
-    Args:
-        probabilities: Shape (N, K).
-        y_true: Class indices, shape (N,).
-    """
-    return matched_order(probabilities, np.eye(probabilities.shape[1])[y_true])
-
-
-def matched_order(probabilities: Array, truth: Array) -> list[int] | None:
-    """Return `better_label_order` for labels that may go together, from their truth, shape (N, K), all known."""
-    from scipy.optimize import linear_sum_assignment
-
-    centred = probabilities - probabilities.mean(axis=0), truth - truth.mean(axis=0)
-    norms = np.linalg.norm(centred[0], axis=0)[:, None] * np.linalg.norm(centred[1], axis=0)[None, :]
-    correlation = np.divide(centred[0].T @ centred[1], norms, out=np.zeros_like(norms), where=norms > 1e-12)
-    columns, meant = linear_sum_assignment(correlation, maximize=True)
-    gain = float(correlation[columns, meant].mean() - np.trace(correlation) / len(correlation))
-    noise = 3.0 / np.sqrt(len(truth))
-    return meant.tolist() if gain > max(SUSPICIOUS_GAIN, noise) else None
+def mean_log_odds(rows: Predictions, n_members: int) -> Array:
+    """Return the log odds of the members' mean probability of each label, shape (N, L), without a fit."""
+    odds = member_logits(rows, n_members).astype(np.float64)
+    present, absent = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)  # log probabilities
+    log_odds: Array = np.logaddexp.reduce(present, axis=1) - np.logaddexp.reduce(absent, axis=1)
+    return log_odds

@@ -16,7 +16,6 @@ from archbench.combining import Members, loss_and_gradient, members_to_fit, one_
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold
 
-SECOND_WIDTH = 128
 ADAM = (0.9, 0.999, 1e-8)
 
 
@@ -25,7 +24,7 @@ class NetworkSettings:
     """How the network is trained; the defaults are those of the stacking study that this workflow replaces.
 
     Attributes:
-        width: Units of the first hidden layer; the second has 128.
+        hidden: Units of each hidden layer.
         dropout: Share of hidden units left out in training.
         epochs: At most.
         lr: Learning rate of Adam.
@@ -34,7 +33,7 @@ class NetworkSettings:
         batch_size: Rows per step.
     """
 
-    width: int = 256
+    hidden: tuple[int, ...] = (256, 128)
     dropout: float = 0.2
     epochs: int = 20
     lr: float = 1e-4
@@ -45,7 +44,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class Network:
-    """Two hidden layers with ReLU on standardised logits.
+    """Hidden layers with ReLU on standardised logits.
 
     Attributes:
         centre: Mean of each input where it was fitted, shape (M * K,).
@@ -136,7 +135,7 @@ def train_network(data: Members, *, held_out: Array, seed: int, settings: Networ
     flat = data.scores.reshape(len(data.scores), -1)
     centre, scale = flat[~held_out].mean(axis=0), flat[~held_out].std(axis=0)
     inputs = (flat - centre) / np.where(scale > 0, scale, 1.0)
-    layers = _started(generator, (inputs.shape[1], settings.width, SECOND_WIDTH, data.scores.shape[2]))
+    layers = _started(generator, (inputs.shape[1], *settings.hidden, data.scores.shape[2]))
     moments = [(np.zeros_like(w), np.zeros_like(b), np.zeros_like(w), np.zeros_like(b)) for w, b in layers]
     fit, best, best_loss = np.flatnonzero(~held_out), layers, np.inf
     lr, since, steps, history = settings.lr, 0, 0, []

@@ -80,6 +80,9 @@ class Phantom(Settings):
         description="phantom_chest: how strongly a marker in the corner goes with the first label; 0: it says "
         "nothing, 1: it is there exactly where the label is.",
     )
+    label_noise: float = Field(
+        0.0, ge=0, lt=0.5, description="phantom_chest: share of the recorded labels that are wrong, drawn at random."
+    )
 
 
 UncertainPolicy = Literal["ignore", "zeros", "ones", "smooth"]
@@ -362,12 +365,34 @@ class Inference(Settings):
     calls: int = Field(10, ge=3, description="Timed calls per round and contender at batch 1, fewer at larger ones.")
 
 
+class StackingNetwork(Settings):
+    """Training of the candidate mlp; one group of patients chooses the epoch."""
+
+    hidden: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        default=[256, 128], min_length=1, max_length=4, description="Units of each hidden layer."
+    )
+    dropout: float = Field(0.2, ge=0, lt=1, description="Share of hidden units left out in training.")
+    epochs: int = Field(20, ge=1, description="Epochs at most.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of Adam.")
+    plateau: int = Field(3, ge=1, description="Epochs without a better validation loss after which lr is halved.")
+    patience: int = Field(7, ge=1, description="Epochs without one after which training ends.")
+    batch_size: int = Field(32, ge=1, description="Cases per step.")
+
+
 class Ensemble(Settings):
     """What is tried on the models' out-of-fold predictions."""
 
-    candidates: list[Literal["mean", "logistic"]] = Field(
-        default=["mean", "logistic"], description="From simple to complex; an empty list switches the ensemble off."
+    candidates: list[Literal["mean", "weighted", "greedy", "logistic", "attention", "mlp"]] = Field(
+        default=["mean", "logistic"],
+        description="Tried from simple to complex, in any order here; an empty list switches the ensemble off.",
     )
+    members: list[str] | None = Field(None, description="Models of this study to combine; default: all.")
+    external: dict[Name, str] = Field(
+        default_factory=dict,
+        description="Members from other studies by name: a prediction table (predictions.parquet), the folder of a "
+        "model, or a study's folder, where the model of this name is taken. Same cases and folds by patient.",
+    )
+    mlp: StackingNetwork = Field(default_factory=StackingNetwork)
 
 
 class Thresholds(Settings):

@@ -89,6 +89,7 @@ class PhantomSettings:
     seed: int = 0
     threads: int = 2
     confounder: float = 0.0
+    label_noise: float = 0.0
 
 
 @dataclass(frozen=True)

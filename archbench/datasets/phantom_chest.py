@@ -46,6 +46,7 @@ def read_phantom_chest(settings: SourceSettings) -> Source:
     if phantom is None:
         raise DatasetError("format phantom_chest needs its settings (phantom: {patients, image_size}) and a folder")
     found = draw_findings(patients=phantom.patients, seed=phantom.seed)
+    recorded = found ^ wrong_labels(found.shape, share=phantom.label_noise, seed=phantom.seed)
     visits = [(patient, visit) for patient in range(phantom.patients) for visit in range(2)]
     phantom.folder.mkdir(parents=True, exist_ok=True)
 
@@ -67,7 +68,7 @@ def read_phantom_chest(settings: SourceSettings) -> Source:
             image=_file_name(patient, visit),
             patient_id=_patient_name(patient),
             label="",
-            labels=tuple(str(int(value)) for value in found[patient, visit]),
+            labels=tuple(str(int(value)) for value in recorded[patient, visit]),
             lesions=json.dumps(lesions[index]),
         )
         for index, (patient, visit) in enumerate(visits)
@@ -86,6 +87,11 @@ def draw_findings(*, patients: int, seed: int) -> np.ndarray:
     first = rng.random(chance.shape) < chance
     second = np.where(rng.random(chance.shape) < STAYS, first, rng.random(chance.shape) < chance)
     return np.stack([first, second], axis=1)
+
+
+def wrong_labels(shape: tuple[int, ...], *, share: float, seed: int) -> np.ndarray:
+    """Which recorded labels say the opposite of what the picture shows, boolean: a reader who errs at random."""
+    return np.asarray(np.random.default_rng([seed, 3]).random(shape) < share)
 
 
 def draw_picture(

@@ -14,6 +14,8 @@ from archbench.report.collect import INCOMPLETE, DatasetResult, ModelResult, Stu
 from archbench.report.comparison_tables import fold_table_of_values, pairs_table, ranks_table
 from archbench.report.cost_tables import parity_table, timing_table, training_table
 from archbench.report.curves import read_precision_recall
+from archbench.report.ensemble_figures import ensemble_panels
+from archbench.report.ensemble_words import ensemble_sentences
 from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.label_figures import co_occurrence_panel, labels_per_case_panel
 from archbench.report.label_tables import label_table, risk_table, threshold_table, tuned_table, zone_table
@@ -287,4 +289,6 @@ def _ensemble_view(dataset: DatasetResult) -> dict[str, Any]:
         "decision": shown,
         "ensemble_table": ensemble_table(dataset, decision) if decision else None,
         "ensemble_missing": missing,
+        "ensemble_words": ensemble_sentences(decision or {}),
+        "ensemble_pictures": _pictures(ensemble_panels(dataset)),
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted_labels import LABELS, planted_labels
 
-from archbench.adoption import adopt, improvement, label_fallback, permuted_labels, stack_problems
+from archbench.adoption import adopt, label_fallback
+from archbench.ensemble_diagnostics import member_problems, permuted_labels
+from archbench.members import stack_members
 from archbench.metrics.scoring import Scores
 
 
@@ -49,18 +53,12 @@ def test_only_a_label_that_is_surely_worse_falls_back():
     assert "worse here" in found[2].reason and "no interval" in found[3].reason
 
 
-def test_improvement_counts_labels():
-    gains, counts = improvement(
-        {"base": np.array([0.7, 0.8, np.nan]), "mean": np.array([0.75, 0.79, 0.9])}, best_base="base"
-    )
-    np.testing.assert_allclose(gains["mean"], [0.05, -0.01, np.nan])
-    assert counts == {"mean": 1} and list(gains) == ["mean"]
-
-
 def problems(*tables, aurocs):
-    members = np.stack([table.logits for table in tables], axis=1).astype(float)
-    names = [f"m{k}" for k in range(len(tables))]
-    return stack_problems(members, tables[0].targets, members=names, labels=LABELS, aurocs=np.array(aurocs))
+    named = {f"m{k}": replace(table, metadata={"outputs": "labels"}) for k, table in enumerate(tables)}
+    values = np.array(aurocs)
+    return member_problems(
+        stack_members(named), members=list(named), classes=LABELS, values=values, metric="auroc_macro"
+    )
 
 
 def test_a_permuted_label_order_is_flagged_and_only_there():

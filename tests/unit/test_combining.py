@@ -11,6 +11,7 @@ from planted_labels import halves, planted_labels
 from scipy.optimize import approx_fprime, minimize
 
 from archbench.combining import (
+    Blend,
     fit_gate,
     fit_greedy,
     fit_weights,
@@ -18,7 +19,6 @@ from archbench.combining import (
     member_scores,
     members_to_fit,
     one_blas_thread,
-    uniform,
 )
 from archbench.label_stacking import fit_label_stacker, solve
 from archbench.members import member_logits, stack_members
@@ -31,12 +31,16 @@ FITS = {
     "greedy": fit_greedy,
     "gate": fit_gate,
     "per label": fit_label_stacker,
-    "network": lambda *a, **k: fit_network(*a, **k, settings=NetworkSettings(epochs=1, width=8)),
+    "network": lambda *a, **k: fit_network(*a, **k, settings=NetworkSettings(epochs=1, hidden=(8, 4))),
 }
 
 
 def stack(*noises, **settings_of):
     return stack_members({f"m{k}": planted_labels(noise=n, rng=k + 1, **settings_of) for k, n in enumerate(noises)})
+
+
+def uniform(n_members):
+    return Blend(np.full(n_members, 1.0 / n_members))
 
 
 def macro_auroc(scores, rows):
@@ -184,7 +188,7 @@ def test_the_networks_gradient_is_right():
 def test_a_trained_network_learns_and_stops():
     rows = stack(0.5, 0.5, patients=500)
     source, applied = halves(rows)
-    settings_of = NetworkSettings(width=64, lr=1e-3, epochs=30, patience=4, plateau=2)
+    settings_of = NetworkSettings(hidden=(64, 128), lr=1e-3, epochs=30, patience=4, plateau=2)
     found = fit_network(source, applied=applied, n_members=2, seed=1, settings=settings_of)
     assert len(found.history) < 30 and min(found.history) < found.history[0]
     members = member_scores(applied, 2)
@@ -201,7 +205,7 @@ def test_a_network_fed_in_sample_predictions_falls_below_its_best_member():
     memorised = overfitted.logits.copy()
     memorised[:] = 6.0 * (overfitted.targets - 0.5)
     in_sample = stack_members({"a": good, "b": type(good)(**{**vars(overfitted), "logits": memorised})})
-    settings_of = NetworkSettings(width=64, lr=1e-3)
+    settings_of = NetworkSettings(hidden=(64, 128), lr=1e-3)
     results = {}
     for name, rows in (("honest", stack_members({"a": good, "b": overfitted})), ("in-sample", in_sample)):
         source = out_of_fold(rows.select(rows.fold != 0))

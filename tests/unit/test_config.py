@@ -36,6 +36,7 @@ BASE: dict[str, Any] = {
     },
     "models": {"small": {"architecture": "custom1", "image_size": 64}},
     "tuning": {"space": {"lr": {"low": 0.001, "high": 0.1}}},
+    "ensemble": {"candidates": ["mean", "mlp"], "external": {"older": "older.parquet"}},
 }
 
 # Datasets of other formats, for keys that those alone take.
@@ -93,7 +94,10 @@ LEGAL: dict[str, Any] = {
     "bundle.datasets": ["eyes"],
     "inference.batch_sizes": [2],
     "inference.precisions": ["fp32", "int8"],
-    "ensemble.candidates": ["mean"],
+    "ensemble.candidates": ["greedy", "mlp"],
+    "ensemble.members": ["small"],
+    "ensemble.external": {"older": "results/older"},
+    "ensemble.mlp.hidden": [64],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",
     **{f"leaderboard.hub.{key}": ["other"] for key in ("tasks", "tags", "searches", "licences")},
@@ -167,7 +171,14 @@ def walk(block: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple
 
 
 # Keys that only some formats take, and the dataset of BASE that has such a format.
-PLACES = {"labels": "chest", "label_values": "chest", "view": "chest", "masks": "zones", "confounder": "marked"}
+PLACES = {
+    "labels": "chest",
+    "label_values": "chest",
+    "view": "chest",
+    "masks": "zones",
+    "confounder": "marked",
+    "label_noise": "marked",
+}
 
 
 def place_of(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -886,3 +897,46 @@ def test_bundles_are_of_models_and_datasets_that_are_there() -> None:
     parse(base(**two, bundle={"models": ["ensemble"]}))
     with pytest.raises(ConfigError, match="no model 'ensemble'"):
         parse(base(**two, bundle={"models": ["ensemble"]}, ensemble={"candidates": []}))
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "expected"),
+    [
+        ({"members": ["smallish", "large"]}, "ensemble.members: no model 'smallish'; did you mean 'small'?"),
+        ({"members": ["small", "small", "large"]}, "ensemble.members: repeated ['small']"),
+        ({"candidates": ["mean", "mean"]}, "ensemble.candidates: repeated ['mean']"),
+        ({"members": ["small"]}, "ensemble.members: an ensemble needs two; name another, or candidates: [] for none"),
+        ({"external": {"small": "old.parquet"}}, "ensemble.external.small: the name is taken in this study"),
+        ({"external": {"data": "old.parquet"}}, "ensemble.external.data: the name is taken in this study"),
+        ({"mlp": {"lr": 0.1}}, "ensemble.mlp: has no effect without the candidate mlp; add it, or remove this"),
+    ],
+)
+def test_ensembles_that_cant_be_are_refused(ensemble: dict[str, Any], expected: str) -> None:
+    content = base(models__large={"architecture": "custom1", "image_size": 32})
+    content["ensemble"] = ensemble
+    assert only_problem(content).startswith(expected)
+
+
+def test_external_members_alone_are_no_ensemble_of_this_study() -> None:
+    content = base()
+    content["ensemble"] = {"members": [], "external": {"a": "a.parquet", "b": "b.parquet"}}
+    assert "at least one model of this study" in only_problem(content)
+
+
+def test_external_members_are_found_in_tables_model_folders_and_study_folders(tmp_path: Path) -> None:
+    for place in ("older/drawn/big", "model", "."):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "predictions.parquet").write_bytes(b"")
+    external = {"big": tmp_path / "older", "other": tmp_path / "model", "third": tmp_path / "predictions.parquet"}
+    content = base()
+    content["datasets"] = {"drawn": content["datasets"]["drawn"]}
+    content["ensemble"] = {"external": {name: str(path) for name, path in external.items()}}
+    found = parse(content, check_files=True).external_members("drawn")
+    assert {name: Path(path).relative_to(tmp_path).as_posix() for name, path in found.items()} == {
+        "big": "older/drawn/big/predictions.parquet",
+        "other": "model/predictions.parquet",
+        "third": "predictions.parquet",
+    }
+    content["ensemble"]["external"]["big"] = str(tmp_path / "nowhere")
+    problem = only_problem(content, check_files=True)
+    assert "no prediction table" in problem and problem.endswith("that holds <dataset>/<name>")

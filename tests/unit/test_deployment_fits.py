@@ -200,7 +200,8 @@ def test_the_runners_stacking_is_the_studys() -> None:
 def test_stacking_by_label_or_zone_helps_the_one_it_is_of(outputs: str) -> None:
     tables, task = members(outputs), TASKS[outputs]
     found = fits(tables, outputs, "logistic")["combination"]
-    assert len(found["fits"]) == len(task.labels)
+    shape = np.shape(found["fits"][0]["weights"]) if outputs == "labels" else (2, len(found["fits"]))
+    assert shape == (2, len(task.labels))
     stacked = stack_members(tables)
     stacked = stacked.select(stacked.seed == SEED)
     logits = member_logits(stacked, 2)
@@ -259,7 +260,7 @@ def test_ensembles_are_calibrated_as_deployed_and_cross_fitted() -> None:
 
 
 def test_choices_and_the_members_they_need() -> None:
-    decision = {"members": ["a", "b", "c"], "choice": "best base (b)"}
+    decision: dict[str, Any] = {"members": ["a", "b", "c"], "choice": "best base (b)"}
     assert chosen_members(decision) == ["b"]
     assert chosen_members({**decision, "choice": "mean"}) == ["a", "b", "c"]
     assert chosen_members({**decision, "choice": "logistic"}) == ["a", "b", "c"]
@@ -267,3 +268,9 @@ def test_choices_and_the_members_they_need() -> None:
         chosen_members({**decision, "choice": "mlp"})
     with pytest.raises(ValueError, match="combines its members by 'mlp'"):
         combine(np.zeros((1, 2, 3)), {"kind": "mlp"}, TASKS["classes"])
+
+
+def test_labels_that_go_back_to_a_model_are_no_bundle() -> None:
+    labels = [{"label": "edema", "choice": "b"}, {"label": "other", "choice": "mean"}]
+    with pytest.raises(ValueError, match="goes back to b for edema"):
+        chosen_members({"members": ["a", "b"], "choice": "mean", "best_base": "b", "labels": labels})

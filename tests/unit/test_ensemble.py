@@ -11,8 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from archbench.artifacts import softmax
 from archbench.ensemble import build_ensemble
+from archbench.ensemble_diagnostics import better_label_order
 from archbench.evaluation import evaluate
-from archbench.members import better_label_order, mean_log_probabilities, stack_members
+from archbench.members import mean_log_probabilities, stack_members
 from archbench.metrics.metric import log_softmax
 from archbench.stacking import solve
 

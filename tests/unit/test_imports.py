@@ -91,6 +91,11 @@ SHARED = (
     "archbench.deployment_fits",
     "archbench.bundle_files",
     "archbench.model_card",
+    "archbench.ensemble_members",
+    "archbench.ensemble_candidates",
+    "archbench.ensemble_diagnostics",
+    "archbench.ensemble_choice",
+    "archbench.ensemble_record",
 )
 STAGES = (
     "archbench.preparation",
@@ -122,6 +127,7 @@ TORCH_FREE = (
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("prediction_files", "case_comparison", "auroc_tests"),
+    *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots"),
     *("hub", "architecture_table", "bundle", "bundle_files", "deployment_fits", "model_card"),
     "leaderboard",

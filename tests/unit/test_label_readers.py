@@ -282,3 +282,12 @@ def test_zone_grades_show_in_their_zone(tmp_path: Path) -> None:
     grades = draw_grades(patients=500, seed=1)
     assert 0.02 < (grades < 0).mean() < 0.08
     assert (grades < 0).all(axis=2).any()
+
+
+def test_label_noise_spoils_what_is_recorded_and_never_the_picture(tmp_path: Path) -> None:
+    clean, noisy = chest(tmp_path / "clean"), chest(tmp_path / "noisy", label_noise=0.2)
+    wrong = np.array([row.labels for row in clean.rows]) != np.array([row.labels for row in noisy.rows])
+    assert 0.15 < wrong.mean() < 0.25
+    for one, other in zip(clean.rows, noisy.rows, strict=True):
+        assert one.lesions == other.lesions
+        assert (tmp_path / "clean" / one.image).read_bytes() == (tmp_path / "noisy" / other.image).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -94,7 +95,14 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert rows["custom1"]["qwk"]
     assert rows["broken"]["status"] == "failed"
-    assert edited.planned()["predict"] == 1, "a partial report is not taken for the whole one"
+    decision = json.loads((edited.folder / "results/tiny/phantom/ensemble/decision.json").read_text())
+    assert decision["members"] == ["custom1", "resnet18"]
+    assert [item["name"] for item in decision["left_out"]] == ["broken"]
+    assert "broken was left out" in completed.stdout and "left out" in page
+    assert rows["ensemble"]["qwk"]
+    planned = edited.planned()
+    assert planned["predict"] == 1, "a partial report is not taken for the whole one"
+    assert planned["ensemble"] == 1, "nor is an ensemble of what was there"
     edited.edit("config/config.yaml", entry, "explain:")
     assert edited.planned()["assemble_report"] == 1
 

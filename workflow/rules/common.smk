@@ -47,13 +47,34 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+ENSEMBLE_MEMBERS = STUDY.ensemble_members()
+
+
 def has_ensemble():
-    return len(MODELS) > 1 and bool(STUDY.ensemble.candidates)
+    members = [*ENSEMBLE_MEMBERS, *STUDY.ensemble.external]
+    return len(members) > 1 and bool(STUDY.ensemble.candidates)
 
 
 def rated_models():
     """Models and, where there is one, the ensemble."""
     return [*MODELS, "ensemble"] if has_ensemble() else MODELS
+
+
+def external_arguments(dataset):
+    """name=table of the ensemble's members from other studies."""
+    members = STUDY.external_members(dataset)
+    pairs = [shlex.quote(f"{name}={path}") for name, path in members.items()]
+    return argument_of("external", pairs)
+
+
+def models_left_out():
+    """Models of the study that `ensemble.members` leaves out."""
+    return [name for name in MODELS if name not in ENSEMBLE_MEMBERS]
+
+
+def argument_of(name, values):
+    """Option with its values, or nothing."""
+    return f"--{name} {' '.join(values)}" if values else ""
 
 
 def runs(dataset):
@@ -342,6 +363,51 @@ def report_inputs(w):
         expand(f"{ENSEMBLE}/decision.json", dataset=DATASETS) if has_ensemble() else []
     )
     return rated + models + datasets + ensembles
+
+
+def has_predictions(dataset, model):
+    """Whether a model's predictions are those of checkpoints that are all there."""
+    table = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=model)[0]
+    given = STUDY.models[model].checkpoint
+    of_fold = f"{FOLD}/best.safetensors"
+    weights = [
+        given or of_fold.format(dataset=dataset, model=model, fold=f, seed=s)
+        for f, s in runs(dataset)
+    ]
+    if not all(map(os.path.exists, [table, *weights])):
+        return False
+    return os.path.getmtime(table) >= max(map(os.path.getmtime, weights))
+
+
+def partial_ensemble_command(dataset):
+    """After an error: the ensemble of the members that have predictions; the others are named as left out.
+
+    Snakemake runs no job whose input failed, so this is no rule. Its files get a date before all results, so that
+    the next run makes them anew.
+    """
+    members = [name for name in ENSEMBLE_MEMBERS if has_predictions(dataset, name)]
+    missing = [name for name in ENSEMBLE_MEMBERS if name not in members]
+    if not (missing and members and len(members) + len(STUDY.ensemble.external) > 1):
+        return "true"
+    folder = ENSEMBLE.format(dataset=dataset)
+    made = [f"{folder}/{file}" for file in ("predictions.parquet", "decision.json")]
+    scored = [f"{folder}/{file}" for file in ("metrics.json", "predictions.csv")]
+    tables = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=members)
+    common = f"--study $STUDY_FILE --dataset {dataset}"
+    return (
+        f"(rm -f {' '.join(made + scored)} {folder}/calibration.json; python $SCRIPTS/ensemble.py {common} --members {' '.join(members)}"
+        f" --predictions {' '.join(tables)} {external_arguments(dataset)} {argument_of('missing', missing)}"
+        f" {argument_of('left-out', models_left_out())} --output {made[0]} --decision {made[1]}"
+        f" && python $SCRIPTS/evaluate.py {common} --model ensemble --predictions {made[0]}"
+        f" --folds {DATA.format(dataset=dataset)}/folds.parquet --output {scored[0]} --table {scored[1]}"
+        f" && touch -t 197001020000 {' '.join(made + scored)}) || true"
+    )
+
+
+def partial_commands():
+    """After an error: what can be made of what there is."""
+    ensembles = map(partial_ensemble_command, DATASETS) if has_ensemble() else []
+    return "; ".join([*ensembles, partial_report_command()])
 
 
 def partial_report_command():

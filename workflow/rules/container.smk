@@ -23,6 +23,10 @@ def data_paths():
         f"compute.data_roots.{i}": path
         for i, path in enumerate(STUDY.compute.data_roots)
     }
+    paths |= {
+        f"ensemble.external.{name}": path
+        for name, path in STUDY.ensemble.external.items()
+    }
     for name, model in STUDY.models.items():
         paths[f"models.{name}.checkpoint"] = model.checkpoint
         kind, _, file = model.weights.partition(":")

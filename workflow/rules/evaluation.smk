@@ -55,9 +55,10 @@ rule evaluate:
 
 rule ensemble:
     input:
-        lambda w: expand(
-            f"{MODEL}/predictions.parquet", dataset=w.dataset, model=MODELS
+        members=lambda w: expand(
+            f"{MODEL}/predictions.parquet", dataset=w.dataset, model=ENSEMBLE_MEMBERS
         ),
+        external=lambda w: list(STUDY.external_members(w.dataset).values()),
     output:
         predictions=f"{ENSEMBLE}/predictions.parquet",
         decision=f"{ENSEMBLE}/decision.json",
@@ -67,15 +68,17 @@ rule ensemble:
         mem_mb=grow(2000),
         runtime=grow(60),
     params:
-        members=MODELS,
+        members=ENSEMBLE_MEMBERS,
+        external=lambda w: external_arguments(w.dataset),
+        left_out=argument_of("left-out", models_left_out()),
         settings=[STUDY.ensemble.model_dump(), STUDY.evaluation.model_dump()],
         code=metrics_code("ensemble"),
     message:
         "{wildcards.dataset}: combine {params.members}"
     shell:
         "python $SCRIPTS/ensemble.py --study $STUDY_FILE --dataset {wildcards.dataset}"
-        " --members {params.members} --predictions {input} --output {output.predictions}"
-        " --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
+        " --members {params.members} --predictions {input.members} {params.external} {params.left_out}"
+        " --output {output.predictions} --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
 
 
 rule compare:
