@@ -1,11 +1,16 @@
-"""Any table of the report as CSV or LaTeX, with the reasons of undefined values."""
+"""Any table of the report as CSV or LaTeX, with the reasons of undefined values, in the page and as files."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from archbench.artifacts import write_text
 from archbench.report.cells import Cell, Table
 from archbench.report.tables import escape_latex
 
@@ -86,3 +91,38 @@ def table_csv(table: Table) -> str:
 
 def _text(cell: Cell) -> str:
     return f"{cell.text} ({cell.sub})" if cell.sub else cell.text
+
+
+def tables_in(content: Any) -> Iterator[Table]:
+    """Every table of the page's content, in its order."""
+    if isinstance(content, Table):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from tables_in(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from tables_in(value)
+
+
+def file_stem(table: Table) -> str:
+    """The name of a table's files: its identifier without what a file name may not have."""
+    return re.sub(r"[^\w.-]+", "_", table.identifier)
+
+
+def write_tables(content: Any, folder: Path) -> None:
+    """Write every table of the page as CSV and LaTeX into a folder of their own; tables of an earlier report go."""
+    written = set()
+    for table in tables_in(content):
+        for text, suffix in ((table_csv(table), "csv"), (table_latex(table), "tex")):
+            path = folder / f"{file_stem(table)}.{suffix}"
+            write_text(path, text)
+            written.add(path)
+    for path in [*folder.glob("*.csv"), *folder.glob("*.tex")]:
+        if path not in written:
+            path.unlink()
+
+
+def data_uri(text: str, kind: str) -> str:
+    """A file inside the page: its link works without network and without the files beside the page."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"

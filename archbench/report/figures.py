@@ -111,6 +111,11 @@ def render(panel: Panel) -> Picture:
     return Picture(uri, panel.alt, panel.title, round(panel.width * 96), round(panel.height * 96))
 
 
+def render_all(panels: Sequence[Panel]) -> list[Picture]:
+    """Draw each panel as an embeddable picture."""
+    return [render(panel) for panel in panels]
+
+
 def write_sheet(panels: Sequence[Panel], paths: Sequence[Path], *, columns: int = 3) -> None:
     """Write the panels side by side into one file per path; the suffix chooses the format."""
     with _styled():

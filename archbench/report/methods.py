@@ -25,6 +25,12 @@ def methods_paragraphs(study: StudyResult) -> list[str]:
     ]
 
 
+def methods_markdown(study: StudyResult) -> str:
+    """The methods section as Markdown, to be pasted into a paper."""
+    title = f"# Methods: study {study.name}{' (phantom data)' if study.phantom else ''}"
+    return "\n\n".join([title, *methods_paragraphs(study)]).replace("\u202f", "\u00a0") + "\n"
+
+
 def _data_paragraph(dataset: DatasetResult) -> str:
     audit = dataset.audit or {}
     classes = [row["name"] for row in audit.get("classes", [])] or list(dataset.entry.get("classes") or [])

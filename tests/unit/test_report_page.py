@@ -97,9 +97,15 @@ def test_page_needs_no_network(hostile: tuple[str, Path]) -> None:
     for tag, attributes in page.tags:
         for key in ("src", "srcset", "href", "data", "poster"):
             value = attributes.get(key) or ""
-            allowed = value.startswith(("data:image/", "#")) or re.fullmatch(r"results(_table)?\.\w+", value)
+            download = "download" in attributes and value.startswith("data:")
+            allowed = (
+                value.startswith(("data:image/", "#")) or re.fullmatch(r"results(_table)?\.\w+", value) or download
+            )
             assert not value or allowed, f"<{tag} {key}={value[:80]}>"
     assert not page.all("link")
+    downloads = [a for a in page.all("a") if "download" in a]
+    assert len(downloads) > 30
+    assert all(re.fullmatch(r"[\w.-]+\.(csv|tex|md)", str(a["download"])) for a in downloads)
     assert "@import" not in hostile[0]
     assert "url(" not in hostile[0]
 
@@ -191,7 +197,7 @@ def test_sorting_values_of_undefined_cells_are_empty(hostile: tuple[str, Path]) 
 def test_size_and_files(hostile: tuple[str, Path]) -> None:
     html, results = hostile
     assert len(html.encode()) < 15 * 2**20
-    names = ("class_distribution", "roc_curves", "training_curves", "accuracy_against_latency", "reliability")
+    names = ("forest", "class_distribution", "roc_curves", "training_curves", "accuracy_against_latency", "reliability")
     for path in [*(f"figures/{name}.svg" for name in names), "figures/cam_sheet.png", "confusion_matrices.png"]:
         assert (results / path).stat().st_size > 1000, path
 
@@ -220,7 +226,7 @@ def test_methods_name_what_ran_not_unset_keys(tmp_path: Path) -> None:
     configuration["models"][name]["training"] = {"epochs": 4}
     write_report(configuration=configuration, results=results, output=results)
     html = (results / "report.html").read_text(encoding="utf-8")
-    methods = html[html.index("<h4>Methods</h4>") : html.index("<h4>Commands")]
+    methods = html[html.index('<div id="methods">') : html.index("<h4>Reporting check list</h4>")]
     assert "None" not in methods
     assert "weighted cross entropy loss" in methods
     assert "without a better validation quadratic weighted kappa" in methods

@@ -2,9 +2,11 @@
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 from archbench import hub
 from archbench.artifacts import write_json
+from archbench.checksums import file_sha256
 from archbench.config import settings_hash
 from archbench.tasks import TASKS
 
@@ -265,6 +267,7 @@ def timing_entries(w):
 
 
 FIGURES = {
+    "forest": "Results",
     "roc_curves": "Performance",
     "precision_recall_curves": "Performance",
     "reliability": "Performance",
@@ -272,6 +275,12 @@ FIGURES = {
     "accuracy_against_latency": "Cost",
     "class_distribution": "Data",
 }
+
+
+def page_templates():
+    """Hash of the page's templates: they are no Python, so the fingerprint doesn't see them."""
+    folder = Path(workflow.basedir, "archbench", "report", "templates")
+    return settings_hash([file_sha256(path) for path in sorted(folder.iterdir())])
 
 
 def report_inputs(w):
