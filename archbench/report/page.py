@@ -8,11 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from archbench.report.across import across_view
 from archbench.report.audit_tables import audit_tables, hash_table, version_table
 from archbench.report.cam_view import cam_view
 from archbench.report.checklist import checklist_markdown, checklist_table
 from archbench.report.collect import INCOMPLETE, DatasetResult, StudyResult
 from archbench.report.cost_tables import parity_table, timing_table, training_table
+from archbench.report.decisions_view import decisions_view
 from archbench.report.exports import data_uri, file_stem, table_csv, table_latex
 from archbench.report.figures import render, render_all
 from archbench.report.methods import commands_of, hardware_words, methods_markdown, methods_paragraphs
@@ -22,6 +24,7 @@ from archbench.report.pareto_figure import pareto_panel
 from archbench.report.quality_tables import ensemble_table
 from archbench.report.quality_view import quality_view
 from archbench.report.text import answer
+from archbench.report.tuning_view import final_table, search_panels, search_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -52,7 +55,8 @@ def page_content(study: StudyResult, panels: Sequence[DatasetPanels]) -> dict[st
     return {
         "study": study,
         "sections": SECTIONS,
-        "views": [_dataset_view(dataset, of) for dataset, of in zip(study.datasets, panels, strict=True)],
+        "views": [_dataset_view(study, dataset, of) for dataset, of in zip(study.datasets, panels, strict=True)],
+        "across": _across(study),
         "notices": warnings_of(study),
         "methods": methods_paragraphs(study),
         "methods_file": methods_markdown(study),
@@ -68,6 +72,19 @@ def page_content(study: StudyResult, panels: Sequence[DatasetPanels]) -> dict[st
 def render_page(content: Mapping[str, Any]) -> str:
     """Return the page as HTML; every text from data is escaped by the template."""
     return str(_template().render(**content, css=_asset("report.css"), js=_asset("report.js")))
+
+
+def _across(study: StudyResult) -> dict[str, Any] | None:
+    view = across_view(study)
+    if view is None:
+        return None
+    difference = view.pop("difference")
+    return {
+        **view,
+        "picture": render(view.pop("panel")),
+        "picture_narrow": render(view.pop("narrow")),
+        "difference_picture": render(difference) if difference else None,
+    }
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +125,7 @@ def _pretty(configuration: dict[str, Any]) -> str:
     return str(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=100))
 
 
-def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
+def _dataset_view(study: StudyResult, dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
     """What the template shows of one dataset."""
     return {
         "name": dataset.name,
@@ -119,7 +136,9 @@ def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "failed": dataset.failed,
         "incomplete": [m for m in dataset.models if m.status == INCOMPLETE],
         **quality_view(dataset, panels),
+        **decisions_view(dataset, panels),
         **_cost_view(dataset, panels),
+        **_tuning_view(study, dataset),
         **cam_view(dataset),
         **_ensemble_view(dataset),
         "audit_tables": audit_tables(dataset),
@@ -141,6 +160,15 @@ def _cost_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
         "timing_table": timing_table(dataset),
         "timing_missing": f"Inference was not timed: {untimed}.",
         "hardware": f"Measured on {hardware_words(timing.get('hardware') or {})}; {timing.get('rounds')} rounds.",
+    }
+
+
+def _tuning_view(study: StudyResult, dataset: DatasetResult) -> dict[str, Any]:
+    return {
+        "searches": render_all(search_panels(dataset)),
+        "search_table": search_table(dataset),
+        "search_applied": bool((study.configuration.get("tuning") or {}).get("apply")),
+        "final_table": final_table(dataset),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from archbench.report.collect import DatasetResult
 from archbench.report.curves import read_precision_recall
+from archbench.report.decision_curves import decision_panels
 from archbench.report.figures import Panel
 from archbench.report.forest_figure import forest_panel
 from archbench.report.label_figures import co_occurrence_panel, labels_per_case_panel
@@ -17,6 +18,7 @@ from archbench.report.quality_figures import (
     reliability_panels,
     roc_panels,
 )
+from archbench.report.threshold_view import cut_panel, threshold_panels
 from archbench.report.training_figures import training_panels
 from archbench.report.variance import variance_panel
 
@@ -34,6 +36,9 @@ class DatasetPanels:
     pareto: list[Panel] = field(default_factory=list)
     forest: list[Panel] = field(default_factory=list)
     variance: list[Panel] = field(default_factory=list)
+    thresholds: list[Panel] = field(default_factory=list)
+    cuts: list[Panel] = field(default_factory=list)
+    decision_curves: list[Panel] = field(default_factory=list)
 
 
 def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
@@ -51,6 +56,9 @@ def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
         pareto=[pareto] if pareto else [],
         forest=_one(forest_panel(dataset)),
         variance=_one(variance_panel(dataset)),
+        thresholds=threshold_panels(dataset),
+        cuts=_one(cut_panel(dataset)),
+        decision_curves=decision_panels(dataset),
     )
 
 

@@ -9,17 +9,11 @@ from archbench.report.collect import DatasetResult, ModelResult
 from archbench.report.comparison_tables import fold_table_of_values, pairs_table, ranks_table, verdict_matrix
 from archbench.report.figures import line_styles, render, render_all
 from archbench.report.forest_figure import forest_panel
-from archbench.report.label_tables import label_table, risk_table, threshold_table, tuned_table, zone_table
+from archbench.report.label_tables import label_table, risk_table, zone_table
 from archbench.report.panels import DatasetPanels
-from archbench.report.quality_figures import ranked, ranked_drawn
+from archbench.report.quality_figures import ranked_drawn
 from archbench.report.quality_tables import calibration_table, class_table, main_table, other_metrics_table
 from archbench.report.variance import variance_table
-from archbench.tasks import get_task
-
-DECISION_RULES = {
-    "argmax": "the predicted class is the one with the highest probability",
-    "expected_grade": "the predicted class is the mean grade under the predicted probabilities, rounded",
-}
 
 
 def quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
@@ -35,11 +29,8 @@ def quality_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any
         "fold_values": fold_table_of_values(dataset),
         "hidden": hidden,
         "class_tables": [{"model": m.name, "table": _class_table(dataset, m)} for m in ranked_drawn(dataset)],
-        "tuned": tuned_table(dataset),
-        "thresholds": [t for m in ranked(dataset) if (t := threshold_table(dataset, m)) is not None],
         "risk": risk_table(dataset),
         "calibration": calibration_table(dataset),
-        "decision_rule": DECISION_RULES[get_task(dataset.entry["task"]).decision],
         "legend": [
             {"name": m.name, "color": styles[m.name].color, "dash": " ".join(f"{d * 2:g}" for d in styles[m.name].dash)}
             for m in dataset.drawn
