@@ -9,12 +9,13 @@ from archbench.artifacts import write_json, write_text
 from archbench.report.checklist import checklist_markdown
 from archbench.report.collect import StudyResult, collect_study
 from archbench.report.exports import write_tables
-from archbench.report.figures import Panel, legend_panel, line_styles, write_sheet
+from archbench.report.figures import Panel, line_styles
 from archbench.report.methods import methods_markdown
 from archbench.report.page import page_content, render_page
 from archbench.report.panels import DatasetPanels, dataset_panels
 from archbench.report.pictures import write_cam_sheet
 from archbench.report.results import results_document
+from archbench.report.sheets import legend_panel, write_sheet
 from archbench.report.tables import result_rows, to_csv, to_latex, to_text
 
 

@@ -1,4 +1,4 @@
-"""Decision curves: what deciding by a model is worth against treating all or none."""
+"""Decision curves: what deciding by a model is worth against treating all or none (Vickers and Elkin, 2006)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 MAX_QUESTIONS = 20
-SOURCE = "Vickers and Elkin, 2006"
 
 
 def curve_of(model: ModelResult, question: str) -> dict[str, Any] | None:
@@ -50,7 +49,8 @@ def decision_panels(dataset: DatasetResult) -> list[Panel]:
 def _draw(figure: FigureBase, *, curves: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Line]) -> None:
     axes = figure.subplots()
     first = next(iter(curves.values()))
-    top = max(v for curve in curves.values() for v in (*curve["model"], curve["prevalence"]) if v is not None)
+    shown = [(*curve["model"], curve["prevalence"]) for curve in curves.values()]
+    top = max(v for values in (*shown, next(iter(curves.values())).get("high") or []) for v in values if v is not None)
     axes.axhline(0, color="#555555", linewidth=0.9)
     axes.plot(first["thresholds"], _numbers(first["all"]), color="#555555", linewidth=0.9, linestyle="--")
     for k, (name, curve) in enumerate(curves.items()):
@@ -60,7 +60,7 @@ def _draw(figure: FigureBase, *, curves: Mapping[str, Mapping[str, Any]], styles
             if low and high:
                 axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
         axes.plot(x, _numbers(curve["model"]), color=style.color, linestyle=style.linestyle, linewidth=1.5)
-    axes.set_ylim(-0.18 * max(top, 0.01), 1.12 * max(top, 0.01))
+    axes.set_ylim(-0.18 * max(top, 0.01), 1.04 * max(top, 0.01))
     axes.set_xlim(0, max(first["thresholds"]))
     axes.grid(color=GRID_COLOR, linewidth=0.6)
     axes.set_xlabel("threshold probability")
@@ -83,8 +83,8 @@ def useful_table(dataset: DatasetResult) -> Table | None:
         for question in questions
     ]
     text = (
-        "thresholds between which deciding by the model is worth more than treating all or none, by the lower "
-        "end of its interval; below it the largest gain."
+        "the longest range of thresholds in which deciding by the model is worth more than treating all or none, by "
+        "the lower end of its interval; below it the largest gain there."
     )
     return Table(f"benefit-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
 
@@ -92,16 +92,24 @@ def useful_table(dataset: DatasetResult) -> Table | None:
 def _useful_cell(curve: Mapping[str, Any] | None) -> Cell:
     if curve is None:
         return undefined_cell("no decision curve of it")
-    better = []
-    for threshold, low, every in zip(curve["thresholds"], curve.get("low") or [], curve["all"], strict=False):
-        if low is not None and every is not None and low > max(every, 0.0):
-            better.append(threshold)
-    if not better:
-        return Cell("nowhere", 0.0)
-    gains = [
-        model - max(every, 0.0)
-        for model, every in zip(curve["model"], curve["all"], strict=True)
-        if model is not None and every is not None
+    better = [
+        low is not None and every is not None and low > max(every, 0.0)
+        for low, every in zip(curve.get("low") or [], curve["all"], strict=False)
     ]
-    words = f"{format_value(better[0], 2)} to {format_value(better[-1], 2)}"
-    return Cell(words, better[-1] - better[0], sub=f"up to +{format_value(max(gains))}")
+    start, end = longest_run(better)
+    if start == end:
+        return Cell("nowhere", 0.0)
+    thresholds = curve["thresholds"]
+    gain = max(curve["model"][k] - max(curve["all"][k], 0.0) for k in range(start, end))
+    words = f"{format_value(thresholds[start], 2)} to {format_value(thresholds[end - 1], 2)}"
+    return Cell(words, thresholds[end - 1] - thresholds[start], sub=f"up to +{format_value(gain)}")
+
+
+def longest_run(flags: Sequence[bool]) -> tuple[int, int]:
+    """Start and end (exclusive) of the longest run of true values; (0, 0) if there is none."""
+    best = start = 0, 0
+    for k, flag in enumerate(flags):
+        start = (start[0], k + 1) if flag else (k + 1, k + 1)
+        if start[1] - start[0] > best[1] - best[0]:
+            best = start
+    return best

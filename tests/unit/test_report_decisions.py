@@ -13,7 +13,7 @@ from archbench.report.build import write_report
 from archbench.report.calibration_view import question_panel, question_table
 from archbench.report.collect import collect_study
 from archbench.report.conformal_tables import conformal_parts_table, conformal_table
-from archbench.report.decision_curves import decision_panels, questions_of, useful_table
+from archbench.report.decision_curves import decision_panels, longest_run, questions_of, useful_table
 from archbench.report.figures import render
 from archbench.report.threshold_view import (
     cut_panel,
@@ -114,6 +114,7 @@ def test_net_benefit_is_useful_where_the_lower_bound_beats_all_and_none(tree, tm
     (cell,) = [row[1] for row in useful_table(dataset).rows if row[0].text == "Mild"]
     assert cell.text == f"{better[0]:.2f} to {better[-1]:.2f}"
     assert 0.02 < better[0] < better[-1] < 0.5
+    assert longest_run([True, False, True, True, False, True]) == (2, 4) and longest_run([False]) == (0, 0)
     none = with_sections(tree, tmp_path, decision_curve=curve_section(["Mild"], 0.01))
     assert useful_table(none).rows[0][1].text == "nowhere"
 

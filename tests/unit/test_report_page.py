@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from report_fixtures import SyntheticStudy, write_study
@@ -200,6 +201,20 @@ def test_size_and_files(hostile: tuple[str, Path]) -> None:
     names = ("forest", "class_distribution", "roc_curves", "training_curves", "accuracy_against_latency", "reliability")
     for path in [*(f"figures/{name}.svg" for name in names), "figures/cam_sheet.png", "confusion_matrices.png"]:
         assert (results / path).stat().st_size > 1000, path
+
+
+def test_a_figure_file_holds_every_panel_as_the_page_has_it(bare: tuple[str, Path]) -> None:
+    """An SVG file is one picture with the page's pictures inside, each with its title and its text for the blind."""
+    root = ElementTree.parse(bare[1] / "figures" / "roc_curves.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    inside = root.findall(f"{svg}svg")
+    assert len(inside) == 6  # five grades and the legend
+    assert all((panel.findtext(f"{svg}desc") or "").startswith(("ROC curves", "Legend")) for panel in inside)
+    assert len(root.findall(f"{svg}path")) == 5  # titles
+    box = [float(part) for part in (root.get("viewBox") or "").split()]
+    for panel in inside:
+        x, y, width, height = (float(panel.get(key) or 0) for key in ("x", "y", "width", "height"))
+        assert x + width <= box[2] and y + height <= box[3]
 
 
 def test_two_runs_write_the_same_bytes(bare: tuple[str, Path], tmp_path: Path) -> None:
