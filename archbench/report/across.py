@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NO_SHARES = "comparison.json holds no distribution of the ranks: run compare again"
 ACROSS = 4
+MIDDLE = 3.6  # inches of the scale of a critical-difference diagram
 
 
 @dataclass(frozen=True)
@@ -197,16 +198,21 @@ def _difference_panel(found: CriticalDifference) -> Panel:
         "Critical difference",
         f"Critical-difference diagram, mean ranks: {words}; critical difference {found.difference:.2f}.",
         partial(_draw_difference, found=found),
-        width=7.2,
+        width=MIDDLE + 2 * _side(names),
         height=0.9 + 0.24 * (half + 1) + 0.15 * len(found.groups),
     )
+
+
+def _side(names: Sequence[str]) -> float:
+    """Room for the longest name with its rank beside the diagram, inches."""
+    return 0.3 + 0.073 * (max(map(len, names)) + 9)
 
 
 def _draw_difference(figure: FigureBase, *, found: CriticalDifference) -> None:
     axes = figure.subplots()
     names, places = list(found.mean_ranks), list(found.mean_ranks.values())
     k, half, bars = len(names), math.ceil(len(names) / 2), 0.6 * len(found.groups)
-    margin = 0.65 * max(k - 1, found.difference)  # room for the names on both sides
+    margin = _side(names) / MIDDLE * (max(k, 1 + found.difference) - 1)
     write = partial(axes.text, fontsize=8.5, in_layout=False)
     axes.plot([1, k], [0, 0], color="black", linewidth=1.2)
     for rank in range(1, k + 1):

@@ -283,6 +283,14 @@ def page_templates():
     return settings_hash([file_sha256(path) for path in sorted(folder.iterdir())])
 
 
+def shown_if_there():
+    """Hash of what the report shows where it was made (final models, searches) without asking for it."""
+    files = expand(f"{FINAL}/settings.json", dataset=DATASETS, model=TRAINED)
+    if STUDY.tuning and not STUDY.tuning.apply:
+        files += searches(None)
+    return settings_hash([[f, file_sha256(f)] for f in files if os.path.exists(f)])
+
+
 def report_inputs(w):
     """Everything that the report shows."""
     rated = expand(

@@ -27,6 +27,7 @@ rule assemble_report:
         settings=STUDY.hash,
         code=fingerprint("assemble_report"),
         templates=page_templates(),
+        besides=shown_if_there(),
     message:
         "tables, figures and the report page"
     shell:
