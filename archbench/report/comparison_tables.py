@@ -10,6 +10,7 @@ from archbench.report.collect import DatasetResult, ModelResult
 from archbench.report.labels import format_p, format_share, format_value, metric_label, pair_of
 from archbench.report.quality_figures import ranked
 from archbench.report.quality_tables import caption
+from archbench.report.text import join_names
 from archbench.report.variance import retraining
 
 DELONG_HINT = "cross-check without resampling: DeLong's test with patients as clusters (Obuchowski), uncorrected"
@@ -70,7 +71,7 @@ def verdict_matrix(dataset: DatasetResult) -> Table | None:
     names = [row["model"] for row in comparison.get("models") or []]
     if len(names) < 3 or not comparison.get("pairs"):
         return None
-    columns = [Column("Model", numeric=False), *(Column(f"− {name}") for name in names)]
+    columns = [Column("Model", numeric=False), *(Column(f"−\u00a0{name}") for name in names)]
     rows = [
         [Cell(name, name.lower()), *(_verdict_cell(pair_of(comparison, name, other)) for other in names)]
         for name in names
@@ -110,10 +111,15 @@ def ranks_table(dataset: DatasetResult) -> Table | None:
             [
                 Cell(row["model"], row["model"].lower()),
                 record_cell({**record, "reason": "not ranked"}, digits=1),
-                number_cell(share, format_share(share), reason="not ranked"),
+                number_cell(share, format_share(share), reason="not ranked", sub=_tie(row)),
             ]
         )
     return Table(f"ranks-{dataset.name}", caption(dataset, "ranks with their uncertainty."), columns, rows)
+
+
+def _tie(row: Mapping[str, Any]) -> str:
+    """A tie shares the first place: its halves are no sign of doubt."""
+    return f"shared with {join_names(row['tied_with'])}" if row.get("tied_with") and row.get("p_rank1") else ""
 
 
 def fold_table_of_values(dataset: DatasetResult) -> Table | None:

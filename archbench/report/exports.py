@@ -74,19 +74,25 @@ def table_csv(table: Table) -> str:
     with_sub = [any(row[k].sub for row in table.rows) for k in range(len(table.columns))]
     with_reason = bool(table.notes)
     head: list[str] = []
-    for column, second in zip(table.columns, with_sub, strict=True):
-        head += [column.title, f"{column.title} (interval)"] if second else [column.title]
+    titles = [_plain(column.title) for column in table.columns]
+    for title, second in zip(titles, with_sub, strict=True):
+        head += [title, f"{title} (interval)"] if second else [title]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*head, "undefined because"] if with_reason else head)
     for row in table.rows:
         cells: list[str] = []
         for cell, second in zip(row, with_sub, strict=True):
-            shown = "" if cell.reason else cell.text
-            cells += [shown, cell.sub] if second else [shown]
+            shown = "" if cell.reason else _plain(cell.text)
+            cells += [shown, _plain(cell.sub)] if second else [shown]
         reasons = "; ".join(dict.fromkeys(cell.reason for cell in row if cell.reason))
         writer.writerow([*cells, reasons] if with_reason else cells)
     return text.getvalue()
+
+
+def _plain(text: str) -> str:
+    """With ordinary blanks, which a program expects, instead of the unbreakable ones of the page."""
+    return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
 def _text(cell: Cell) -> str:

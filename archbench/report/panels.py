@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from archbench.report.collect import DatasetResult
+from archbench.report.curve_bands import read_bands
 from archbench.report.curves import read_precision_recall
 from archbench.report.decision_curves import decision_panels
 from archbench.report.figures import Panel
@@ -15,6 +16,7 @@ from archbench.report.quality_figures import (
     class_distribution_panel,
     confusion_panels,
     precision_recall_panels,
+    ranked_drawn,
     reliability_panels,
     roc_panels,
 )
@@ -44,13 +46,15 @@ class DatasetPanels:
 def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
     """Prepare all panels of a dataset; nothing is drawn yet."""
     curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.drawn}
+    best = next(iter(ranked_drawn(dataset)), None)
+    bands = read_bands(best.folder / "predictions.parquet", confidence=dataset.confidence) if best else {}
     pareto = pareto_panel(dataset)
     counts = (class_distribution_panel(dataset), labels_per_case_panel(dataset), co_occurrence_panel(dataset))
     return DatasetPanels(
         class_distribution=[panel for panel in counts if panel],
         confusion=confusion_panels(dataset),
-        roc=roc_panels(dataset),
-        precision_recall=precision_recall_panels(dataset, curves),
+        roc=roc_panels(dataset, bands),
+        precision_recall=precision_recall_panels(dataset, curves, bands),
         reliability=reliability_panels(dataset),
         training=training_panels(dataset),
         pareto=[pareto] if pareto else [],
