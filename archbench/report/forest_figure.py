@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,7 +92,9 @@ def _draw_values(axes: Axes, dataset: DatasetResult, rows: Sequence[_Row]) -> No
     delta = (dataset.comparison or {}).get("delta")
     best = rows[0].record["value"]
     if delta is not None and len(rows) > 1:
-        axes.axvspan(best - delta, best + delta, color=BAND_COLOR, linewidth=0, zorder=0)
+        low, high = label.bounds
+        left, right = max(best - delta, -math.inf if low is None else low), min(best + delta, high or math.inf)
+        axes.axvspan(left, right, color=BAND_COLOR, linewidth=0, zorder=0)
     for place, row in enumerate(rows):
         _interval(axes, place, row.record["value"], row.record, row.is_ensemble, BLUE)
     ends = [end for row in rows for key in ("low", "value", "high") if (end := row.record.get(key)) is not None]

@@ -41,7 +41,7 @@ SECTIONS = (
     Section("answer", "The answer"),
     Section("results", "Results"),
     Section("latency", "Accuracy against latency"),
-    Section("classes", "Classes and calibration"),
+    Section("classes", "Classes, calibration and decisions"),
     Section("cam", "What the models look at"),
     Section("ensemble", "The ensemble"),
     Section("cost", "Cost"),

@@ -9,6 +9,7 @@ from scipy.stats import t as student
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.build import write_report
+from archbench.report.cells import record_cell
 from archbench.report.collect import DatasetResult, collect_study
 from archbench.report.comparison_tables import pairs_table, verdict_matrix
 from archbench.report.exports import table_csv
@@ -56,6 +57,25 @@ def test_models_trained_anew_are_compared_by_nadeau_and_bengio(tree):
     table = pairs_table(dataset)
     column = [column.title for column in table.columns].index("p (trained anew)")
     assert all(row[column].sort == pytest.approx(retraining(dataset, *names(row)).test.p) for row in table.rows)
+
+
+def test_delong_stands_beside_the_bootstrap_where_there_is_one(tree):
+    path = tree[1] / "fundus" / "comparison.json"
+    comparison = read_json(path)
+    assert "p (DeLong)" not in [column.title for column in pairs_table(dataset_of(tree)).columns]
+    for pair in comparison["pairs"]:
+        pair["p_delong"] = 0.0321
+    comparison["pairs"][0]["p_delong"] = None
+    write_json(path, comparison)
+    table = pairs_table(dataset_of(tree))
+    column = [column.title for column in table.columns].index("p (DeLong)")
+    assert [row[column].text for row in table.rows][1] == "0.032" and table.rows[0][column].reason
+
+
+def test_an_interval_of_another_method_says_so():
+    record = {"value": 0.97, "low": 0.94, "high": 0.99, "method": "logit_delong"}
+    assert record_cell(record).sub == "0.940 to 0.990 (DeLong)"
+    assert record_cell({**record, "method": "percentile"}).sub == "0.940 to 0.990"
 
 
 def names(row):
