@@ -14,6 +14,11 @@ from archbench.artifacts import write_text
 from archbench.report.cells import Cell, Table
 from archbench.report.tables import escape_latex
 
+# A longer table doesn't fit on a page, longer words not on a line: longtable and a column of sentences then.
+LONGEST_FLOAT = 40
+LONGEST_WORDS = 48
+SENTENCE_WIDTH = 0.5
+
 
 def latex_table(
     head: Sequence[str],
@@ -24,7 +29,7 @@ def latex_table(
     numeric: Sequence[bool] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """Return a booktabs table; all text is escaped.
+    """Return a booktabs table (a longtable if it is longer than a page); all text is escaped.
 
     Args:
         head: Column titles.
@@ -40,13 +45,21 @@ def latex_table(
         if len(row) != len(head):
             raise ValueError(f"row {k} has {len(row)} cells, expected {len(head)}")
     right = [k > 0 for k in range(len(head))] if numeric is None else list(numeric)
-    lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escape_latex(caption)}}}"]
-    if label:
-        lines.append(rf"\label{{{label}}}")
-    lines.append(rf"\begin{{tabular}}{{{''.join('r' if is_right else 'l' for is_right in right)}}}")
-    lines += [r"\toprule", _line(head), r"\midrule", *(_line(row) for row in rows), r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {escape_latex(note)}" for note in notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    layout = "".join("r" if is_right else _words_column([row[k] for row in rows]) for k, is_right in enumerate(right))
+    title = rf"\caption{{{escape_latex(caption)}}}" + (rf"\label{{{label}}}" if label else "")
+    body = [r"\toprule", _line(head), r"\midrule", *(_line(row) for row in rows), r"\bottomrule"]
+    below = [rf"\par\footnotesize {escape_latex(note)}" for note in notes]
+    if len(rows) > LONGEST_FLOAT:
+        lines = [r"{\small", rf"\begin{{longtable}}{{{layout}}}", rf"{title}\\", *body, r"\end{longtable}", *below, "}"]
+    else:
+        tabular = [rf"\begin{{tabular}}{{{layout}}}", *body, r"\end{tabular}"]
+        lines = [r"\begin{table}", r"\centering\small", title, *tabular, *below, r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _words_column(cells: Sequence[str]) -> str:
+    """A column of words; one with sentences is broken into lines."""
+    return rf"p{{{SENTENCE_WIDTH}\linewidth}}" if any(len(cell) > LONGEST_WORDS for cell in cells) else "l"
 
 
 def _line(cells: Sequence[str]) -> str:

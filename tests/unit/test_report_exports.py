@@ -46,6 +46,18 @@ def test_latex_is_escaped_aligned_and_carries_the_notes():
         latex_table(["a", "b"], [["1", "2"], ["3"]], caption="x")
 
 
+def test_a_table_longer_than_a_page_is_a_longtable_and_sentences_are_broken_into_lines():
+    rows = [[str(k), "a sentence that is longer than a line of a narrow page has room for"] for k in range(41)]
+    text = latex_table(
+        ["Item", "From this run"], rows, caption="Check list", numeric=[False, False], notes=["see above"]
+    )
+    assert r"\begin{longtable}{lp{0.5\linewidth}}" in text and r"\caption{Check list}\\" in text
+    assert r"\begin{table}" not in text and text.rstrip().endswith("}")
+    assert text.count("{") == text.count("}")
+    short = latex_table(["Item", "From this run"], rows[:40], caption="Check list", numeric=[False, False])
+    assert r"\begin{tabular}{lp{0.5\linewidth}}" in short and "longtable" not in short
+
+
 @pytest.fixture(scope="module")
 def items(tmp_path_factory):
     spec = SyntheticStudy(label="checklist", cam_cases=2, n_patients=60)
