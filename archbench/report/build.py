@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from archbench.artifacts import write_json, write_text
-from archbench.report.checklist import checklist_markdown
+from archbench.report.checklist_view import checklist_markdown
 from archbench.report.collect import StudyResult, collect_study
 from archbench.report.exports import write_tables
 from archbench.report.figures import Panel, line_styles

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from archbench.report.cells import Cell, Column, Table
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label
 from archbench.report.methods import commands_of, methods_paragraphs, versions_of
@@ -52,49 +51,6 @@ def reporting_checklist(study: StudyResult) -> list[Item]:
             text = answer(study) if answer else None
             found.append(Item(guideline, number, subject, " ".join(text.split()) if text else None))
     return found
-
-
-def checklist_table(study: StudyResult) -> Table:
-    """The check lists as a table of the page; what the author must fill stands out."""
-    items = reporting_checklist(study)
-    rows = [
-        [
-            Cell(f"{item.guideline} {item.number}", f"{item.guideline} {k:03d}"),
-            Cell(item.subject, item.subject),
-            Cell(item.text, item.text, tone="" if item.answer else "warn"),
-        ]
-        for k, item in enumerate(items)
-    ]
-    columns = [
-        Column("Item", "number in the guideline, whose own text is to be read where it was published", numeric=False),
-        Column("Subject", numeric=False),
-        Column("From this run", numeric=False),
-    ]
-    filled = sum(item.answer is not None for item in items)
-    text = (
-        f"{filled} of {len(items)} items of CLAIM and TRIPOD+AI are filled from the run, the others are the author's."
-    )
-    phantom = "Phantom data. " if study.phantom else ""
-    return Table("checklist", f"{phantom}Study {study.name}: {text}", columns, rows, sortable=True)
-
-
-def checklist_markdown(study: StudyResult) -> str:
-    """The check lists as Markdown, one table per guideline."""
-    lines = [f"# Reporting check list: study {study.name}", ""]
-    if study.phantom:
-        lines += ["Phantom data: not a result about patients.", ""]
-    items = reporting_checklist(study)
-    for guideline in dict.fromkeys(item.guideline for item in items):
-        lines += [f"## {guideline}", "", "| Item | Subject | From this run |", "|---|---|---|"]
-        for item in items:
-            if item.guideline == guideline:
-                lines.append("| " + " | ".join(_cell(t) for t in (item.number, item.subject, item.text)) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _data(study: StudyResult) -> str:
@@ -185,7 +141,8 @@ def _software(study: StudyResult) -> str | None:
 
 def _initial(study: StudyResult) -> str | None:
     models = study.configuration.get("models") or {}
-    words = [f"{name}: {(entry or {}).get('weights') or 'random'} weights" for name, entry in models.items()]
+    given = {name: str((entry or {}).get("weights") or "none") for name, entry in models.items()}
+    words = [f"{name}: {'random' if kind == 'none' else kind} weights" for name, kind in given.items()]
     return f"{'; '.join(words)}." if words else None
 
 

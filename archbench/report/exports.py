@@ -18,6 +18,7 @@ from archbench.report.tables import escape_latex
 LONGEST_FLOAT = 40
 LONGEST_WORDS = 48
 SENTENCE_WIDTH = 0.5
+_INTERVAL = re.compile(r"[−-]?[\d.]+ to [−-]?[\d.]+")
 
 
 def latex_table(
@@ -79,23 +80,24 @@ def table_latex(table: Table) -> str:
 
 
 def table_csv(table: Table) -> str:
-    """Return a table of the page as CSV, text as shown; intervals and reasons have columns of their own.
+    """Return a table of the page as CSV, text as shown; lower lines and reasons have columns of their own.
 
-    A column with lower lines (intervals) is followed by one named "… (interval)"; reasons of undefined values stand
-    in a last column.
+    A column with lower lines is followed by one named "… (interval)", or "… (below)" where they are no intervals;
+    reasons of undefined values stand in a last column.
     """
-    with_sub = [any(row[k].sub for row in table.rows) for k in range(len(table.columns))]
+    below = [[row[k].sub for row in table.rows if row[k].sub] for k in range(len(table.columns))]
     with_reason = bool(table.notes)
     head: list[str] = []
-    titles = [_plain(column.title) for column in table.columns]
-    for title, second in zip(titles, with_sub, strict=True):
-        head += [title, f"{title} (interval)"] if second else [title]
+    for column, lines in zip(table.columns, below, strict=True):
+        title = _plain(column.title)
+        what = "interval" if all(_INTERVAL.match(line) for line in lines) else "below"
+        head += [title, f"{title} ({what})"] if lines else [title]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*head, "undefined because"] if with_reason else head)
     for row in table.rows:
         cells: list[str] = []
-        for cell, second in zip(row, with_sub, strict=True):
+        for cell, second in zip(row, below, strict=True):
             shown = "" if cell.reason else _plain(cell.text)
             cells += [shown, _plain(cell.sub)] if second else [shown]
         reasons = "; ".join(dict.fromkeys(cell.reason for cell in row if cell.reason))
@@ -104,8 +106,8 @@ def table_csv(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """With ordinary blanks, which a program expects, instead of the unbreakable ones of the page."""
-    return text.replace("\u00a0", " ").replace("\u202f", " ")
+    """With the ordinary blanks and minus signs that a program expects."""
+    return text.replace("\u00a0", " ").replace("\u202f", " ").replace("−", "-")
 
 
 def _text(cell: Cell) -> str:

@@ -152,7 +152,7 @@ def _model_words(entry: Mapping[str, Any]) -> str:
     if entry.get("checkpoint"):
         words.append("given checkpoint, not trained")
     elif entry.get("weights"):
-        words.append(f"weights: {entry['weights']}")
+        words.append("random weights" if entry["weights"] == "none" else f"weights: {entry['weights']}")
     words += [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in (entry.get("training") or {}).items()]
     return ", ".join(word for word in words if word)
 

@@ -11,7 +11,7 @@ from typing import Any
 from archbench.report.across import across_view
 from archbench.report.audit_tables import audit_tables, hash_table, version_table
 from archbench.report.cam_view import cam_view
-from archbench.report.checklist import checklist_markdown, checklist_table
+from archbench.report.checklist_view import checklist_markdown, checklist_table
 from archbench.report.collect import INCOMPLETE, DatasetResult, StudyResult
 from archbench.report.cost_tables import parity_table, timing_table, training_table
 from archbench.report.decisions_view import decisions_view
