@@ -158,7 +158,13 @@ def _ranked(
     compared = [name for name in ordered if not np.isnan(scores[name].point)]
     placed = _ranks(compared, scores, metric=metric, confidence=confidence, warnings=warnings)
     ties = tied_with({name: scores[name].mean_draws for name in compared})
-    empty = {"mean_rank": None, "rank_low": None, "rank_high": None, "p_rank1": None}
+    empty: dict[str, Any] = {
+        "mean_rank": None,
+        "rank_low": None,
+        "rank_high": None,
+        "p_rank1": None,
+        "rank_shares": None,
+    }
     return [
         {
             "model": name,
@@ -179,7 +185,7 @@ def _ranks(
     metric: Metric,
     confidence: float,
     warnings: list[str],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Ranks over the resamples in which every compared model is defined."""
     if not compared:
         return {}
@@ -196,6 +202,7 @@ def _ranks(
             "rank_low": float(found.low[k]),
             "rank_high": float(found.high[k]),
             "p_rank1": float(found.first[k]),
+            "rank_shares": {f"{place:g}": share for place, share in found.shares[k].items()},
         }
         for k, name in enumerate(compared)
     }

@@ -242,6 +242,7 @@ class Ranks:
     low: Array
     high: Array
     first: Array
+    shares: tuple[dict[float, float], ...]
 
 
 def ranks(draws: Array, *, greater_is_better: bool, confidence: float) -> Ranks:
@@ -256,4 +257,9 @@ def ranks(draws: Array, *, greater_is_better: bool, confidence: float) -> Ranks:
     rank = 1.0 + better + (tied - 1) / 2.0
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(rank, [tail, 1.0 - tail], axis=1)
-    return Ranks(mean=rank.mean(axis=1), low=low, high=high, first=np.where(better == 0, 1.0 / tied, 0.0).mean(axis=1))
+    first = np.where(better == 0, 1.0 / tied, 0.0).mean(axis=1)
+    shares = tuple(
+        {float(place): float(n / len(row)) for place, n in zip(*np.unique(row, return_counts=True), strict=True)}
+        for row in rank
+    )
+    return Ranks(mean=rank.mean(axis=1), low=low, high=high, first=first, shares=shares)

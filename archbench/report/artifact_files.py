@@ -48,6 +48,13 @@ def collect_runs(folder: Path) -> tuple[Run, ...]:
     return tuple(sorted(runs, key=lambda run: (run.seed, run.fold)))
 
 
+def collect_searches(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The accounts of a model's hyper-parameter searches, by fold; unreadable ones are left out."""
+    paths = [path for path in folder.glob("tuning/fold*.json") if path.stem.removeprefix("fold").isdigit()]
+    found = [read_optional(path, "tuning", {}) for path in paths]
+    return tuple(sorted((each for each in found if each), key=lambda each: int(each.get("fold", 0))))
+
+
 def read_history(path: Path) -> dict[str, list[float | None]]:
     """Read a training history: column -> values; empty cells are None, a missing file is {}."""
     if not path.exists():

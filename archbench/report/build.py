@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from archbench.artifacts import write_json, write_text
+from archbench.report.checklist_view import checklist_markdown
 from archbench.report.collect import StudyResult, collect_study
-from archbench.report.figures import Panel, legend_panel, line_styles, write_sheet
-from archbench.report.page import DatasetPanels, dataset_panels, render_page
+from archbench.report.exports import write_tables
+from archbench.report.figures import Panel, line_styles
+from archbench.report.methods import methods_markdown
+from archbench.report.page import page_content, render_page
+from archbench.report.panels import DatasetPanels, dataset_panels
 from archbench.report.pictures import write_cam_sheet
 from archbench.report.results import results_document
+from archbench.report.sheets import legend_panel, write_sheet
 from archbench.report.tables import result_rows, to_csv, to_latex, to_text
 
 
@@ -51,7 +56,11 @@ def write_report(
     write_text(output / "results_table.tex", to_latex(study))
     write_json(output / "results.json", results_document(study))
     write_figures(study, panels, output)
-    write_text(output / "report.html", render_page(study, panels))
+    content = page_content(study, panels)
+    write_tables(content, output / "tables")
+    write_text(output / "methods.md", methods_markdown(study))
+    write_text(output / "checklist.md", checklist_markdown(study))
+    write_text(output / "report.html", render_page(content))
     return study
 
 
@@ -66,6 +75,7 @@ def write_figures(study: StudyResult, panels: list[DatasetPanels], output: Path)
         "training_curves": 3,
         "reliability": 3,
         "accuracy_against_latency": 1,
+        "forest": 1,
     }
     sources = {"roc_curves": "roc", "precision_recall_curves": "precision_recall", "training_curves": "training"}
     sources["accuracy_against_latency"] = "pareto"

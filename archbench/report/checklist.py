@@ -141,7 +141,8 @@ def _software(study: StudyResult) -> str | None:
 
 def _initial(study: StudyResult) -> str | None:
     models = study.configuration.get("models") or {}
-    words = [f"{name}: {(entry or {}).get('weights') or 'random'} weights" for name, entry in models.items()]
+    given = {name: str((entry or {}).get("weights") or "none") for name, entry in models.items()}
+    words = [f"{name}: {'random' if kind == 'none' else kind} weights" for name, kind in given.items()]
     return f"{'; '.join(words)}." if words else None
 
 

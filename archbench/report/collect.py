@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from archbench.artifacts import ArtifactError, read_table
-from archbench.report.artifact_files import Run, collect_runs, read_optional
+from archbench.report.artifact_files import Run, collect_runs, collect_searches, read_optional
 from archbench.report.logs import LogTail, find_failure_log
 from archbench.tasks import TASKS
 
@@ -40,6 +40,8 @@ class ModelResult:
     gradcam: dict[str, Any] | None = None
     decision: dict[str, Any] | None = None
     runs: tuple[Run, ...] = ()
+    tuning: tuple[dict[str, Any], ...] = ()
+    final: dict[str, Any] | None = None
     missing: dict[str, str] = field(default_factory=dict)
     log: LogTail | None = None
 
@@ -245,6 +247,8 @@ def _collect_model(
         export=export,
         gradcam=gradcam,
         runs=collect_runs(folder),
+        tuning=collect_searches(folder),
+        final=read_optional(folder / "final" / "settings.json", "final", {}),
         missing=missing,
         log=log,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +15,60 @@ from archbench.metrics.views import is_grouped, views
 RECALL_GRID = np.linspace(0.0, 1.0, 101)
 
 
+@dataclass(frozen=True)
+class Question:
+    """One class, label or grade against the rest: truth and score of each row of a table, shape (N,) each."""
+
+    positive: np.ndarray
+    score: np.ndarray
+    table: Predictions
+
+
 def read_precision_recall(path: Path) -> dict[str, dict[str, Any]]:
     """Return class -> {"recall", "precision", "prevalence"}; {} if the table can't serve.
 
     Scores of different folds are never pooled: the curve of each fold and seed is computed
     alone, and their precisions are averaged at equal recall.
     """
-    try:
-        test = read_predictions(path).test.known()
-        if is_grouped(test):
-            return _of_labels(test)
-        y_true = test.y_true if test.outputs == "classes" else None
-        if y_true is None:
-            return {}
-    except (ArtifactError, ValueError):
-        return {}
-    scores = softmax(test.logits)
     found = {}
-    for k, name in enumerate(test.classes):
+    for name, questions in _read_questions(path).items():
         curves = [
-            precision_at_recall(y_true[rows] == k, scores[rows, k], RECALL_GRID)
-            for rows in _groups(test)
-            if (y_true[rows] == k).any()
+            precision_at_recall(question.positive[rows], question.score[rows], RECALL_GRID)
+            for question in questions
+            for rows in groups(question.table)
+            if question.positive[rows].any()
         ]
         if curves:
+            asked = [float(question.positive.mean()) for question in questions if question.positive.any()]
             found[name] = {
                 "recall": RECALL_GRID.tolist(),
                 "precision": np.mean(curves, axis=0).tolist(),
-                "prevalence": float(np.mean(y_true == k)),
+                "prevalence": float(np.mean(asked)),
             }
     return found
 
 
-def _of_labels(test: Predictions) -> dict[str, dict[str, Any]]:
-    """One curve per label; of a zone the mean over its grades, each against the rest."""
-    found = {}
-    for name, table in zip(test.labels, views(test), strict=True):
-        scores, curves, shares = softmax(table.logits), [], []
+def _read_questions(path: Path) -> dict[str, list[Question]]:
+    try:
+        return questions_of(read_predictions(path).test.known())
+    except (ArtifactError, ValueError):
+        return {}
+
+
+def questions_of(test: Predictions) -> dict[str, list[Question]]:
+    """Return the questions of each class or label; of a zone one per grade. {} where nothing is to be ranked."""
+    if is_grouped(test):
         first = 1 if test.outputs == "labels" else 0
-        for k in range(first, len(table.classes)):
-            positive = table.y_true == k
-            rows_with = [rows for rows in _groups(table) if positive[rows].any()]
-            curves += [precision_at_recall(positive[rows], scores[rows, k], RECALL_GRID) for rows in rows_with]
-            shares += [float(positive.mean())] if rows_with else []
-        if curves:
-            found[name] = {
-                "recall": RECALL_GRID.tolist(),
-                "precision": np.mean(curves, axis=0).tolist(),
-                "prevalence": float(np.mean(shares)),
-            }
-    return found
+        tables = zip(test.labels, views(test), strict=True)
+        return {name: _against_rest(table, range(first, len(table.classes))) for name, table in tables}
+    if test.outputs != "classes":
+        return {}
+    return {name: _against_rest(test, [k]) for k, name in enumerate(test.classes)}
+
+
+def _against_rest(table: Predictions, classes: Iterable[int]) -> list[Question]:
+    scores = softmax(table.logits)
+    return [Question(table.y_true == k, scores[:, k], table) for k in classes]
 
 
 def precision_at_recall(positive: np.ndarray, score: np.ndarray, recall_grid: np.ndarray) -> np.ndarray:
@@ -84,6 +90,7 @@ def precision_at_recall(positive: np.ndarray, score: np.ndarray, recall_grid: np
     return envelope[np.searchsorted(recall, recall_grid - 1e-12, side="left")]
 
 
-def _groups(test: Predictions) -> list[np.ndarray]:
+def groups(test: Predictions) -> list[np.ndarray]:
+    """Rows of each fold and seed, boolean (N,) each."""
     keys = sorted(set(zip(test.fold.tolist(), test.seed.tolist(), strict=True)))
     return [(test.fold == fold) & (test.seed == seed) for fold, seed in keys]

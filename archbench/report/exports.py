@@ -1,13 +1,24 @@
-"""Any table of the report as CSV or LaTeX, with the reasons of undefined values."""
+"""Any table of the report as CSV or LaTeX, with the reasons of undefined values, in the page and as files."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from archbench.artifacts import write_text
 from archbench.report.cells import Cell, Table
 from archbench.report.tables import escape_latex
+
+# A longer table doesn't fit on a page, longer words not on a line: longtable and a column of sentences then.
+LONGEST_FLOAT = 40
+LONGEST_WORDS = 48
+SENTENCE_WIDTH = 0.5
+_INTERVAL = re.compile(r"[−-]?[\d.]+ to [−-]?[\d.]+")
 
 
 def latex_table(
@@ -19,7 +30,7 @@ def latex_table(
     numeric: Sequence[bool] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """Return a booktabs table; all text is escaped.
+    """Return a booktabs table (a longtable if it is longer than a page); all text is escaped.
 
     Args:
         head: Column titles.
@@ -35,13 +46,21 @@ def latex_table(
         if len(row) != len(head):
             raise ValueError(f"row {k} has {len(row)} cells, expected {len(head)}")
     right = [k > 0 for k in range(len(head))] if numeric is None else list(numeric)
-    lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escape_latex(caption)}}}"]
-    if label:
-        lines.append(rf"\label{{{label}}}")
-    lines.append(rf"\begin{{tabular}}{{{''.join('r' if is_right else 'l' for is_right in right)}}}")
-    lines += [r"\toprule", _line(head), r"\midrule", *(_line(row) for row in rows), r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {escape_latex(note)}" for note in notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    layout = "".join("r" if is_right else _words_column([row[k] for row in rows]) for k, is_right in enumerate(right))
+    title = rf"\caption{{{escape_latex(caption)}}}" + (rf"\label{{{label}}}" if label else "")
+    body = [r"\toprule", _line(head), r"\midrule", *(_line(row) for row in rows), r"\bottomrule"]
+    below = [rf"\par\footnotesize {escape_latex(note)}" for note in notes]
+    if len(rows) > LONGEST_FLOAT:
+        lines = [r"{\small", rf"\begin{{longtable}}{{{layout}}}", rf"{title}\\", *body, r"\end{longtable}", *below, "}"]
+    else:
+        tabular = [rf"\begin{{tabular}}{{{layout}}}", *body, r"\end{tabular}"]
+        lines = [r"\begin{table}", r"\centering\small", title, *tabular, *below, r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _words_column(cells: Sequence[str]) -> str:
+    """A column of words; one with sentences is broken into lines."""
+    return rf"p{{{SENTENCE_WIDTH}\linewidth}}" if any(len(cell) > LONGEST_WORDS for cell in cells) else "l"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -61,28 +80,70 @@ def table_latex(table: Table) -> str:
 
 
 def table_csv(table: Table) -> str:
-    """Return a table of the page as CSV, text as shown; intervals and reasons have columns of their own.
+    """Return a table of the page as CSV, text as shown; lower lines and reasons have columns of their own.
 
-    A column with lower lines (intervals) is followed by one named "… (interval)"; reasons of undefined values stand
-    in a last column.
+    A column with lower lines is followed by one named "… (interval)", or "… (below)" where they are no intervals;
+    reasons of undefined values stand in a last column.
     """
-    with_sub = [any(row[k].sub for row in table.rows) for k in range(len(table.columns))]
+    below = [[row[k].sub for row in table.rows if row[k].sub] for k in range(len(table.columns))]
     with_reason = bool(table.notes)
     head: list[str] = []
-    for column, second in zip(table.columns, with_sub, strict=True):
-        head += [column.title, f"{column.title} (interval)"] if second else [column.title]
+    for column, lines in zip(table.columns, below, strict=True):
+        title = _plain(column.title)
+        what = "interval" if all(_INTERVAL.match(line) for line in lines) else "below"
+        head += [title, f"{title} ({what})"] if lines else [title]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*head, "undefined because"] if with_reason else head)
     for row in table.rows:
         cells: list[str] = []
-        for cell, second in zip(row, with_sub, strict=True):
-            shown = "" if cell.reason else cell.text
-            cells += [shown, cell.sub] if second else [shown]
+        for cell, second in zip(row, below, strict=True):
+            shown = "" if cell.reason else _plain(cell.text)
+            cells += [shown, _plain(cell.sub)] if second else [shown]
         reasons = "; ".join(dict.fromkeys(cell.reason for cell in row if cell.reason))
         writer.writerow([*cells, reasons] if with_reason else cells)
     return text.getvalue()
 
 
+def _plain(text: str) -> str:
+    """With the ordinary blanks and minus signs that a program expects."""
+    return text.replace("\u00a0", " ").replace("\u202f", " ").replace("−", "-")
+
+
 def _text(cell: Cell) -> str:
     return f"{cell.text} ({cell.sub})" if cell.sub else cell.text
+
+
+def tables_in(content: Any) -> Iterator[Table]:
+    """Every table of the page's content, in its order."""
+    if isinstance(content, Table):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from tables_in(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from tables_in(value)
+
+
+def file_stem(table: Table) -> str:
+    """The name of a table's files: its identifier without what a file name may not have."""
+    return re.sub(r"[^\w.-]+", "_", table.identifier)
+
+
+def write_tables(content: Any, folder: Path) -> None:
+    """Write every table of the page as CSV and LaTeX into a folder of their own; tables of an earlier report go."""
+    written = set()
+    for table in tables_in(content):
+        for text, suffix in ((table_csv(table), "csv"), (table_latex(table), "tex")):
+            path = folder / f"{file_stem(table)}.{suffix}"
+            write_text(path, text)
+            written.add(path)
+    for path in [*folder.glob("*.csv"), *folder.glob("*.tex")]:
+        if path not in written:
+            path.unlink()
+
+
+def data_uri(text: str, kind: str) -> str:
+    """A file inside the page: its link works without network and without the files beside the page."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"

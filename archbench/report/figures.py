@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import base64
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-from archbench.artifacts import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
@@ -102,76 +99,44 @@ class Picture:
 
 
 def render(panel: Panel) -> Picture:
-    """Draw a panel as SVG and return it as an embeddable picture."""
-    with _styled():
-        buffer = io.BytesIO()
-        _draw(panel).savefig(buffer, format="svg", metadata={"Date": None, "Creator": "archbench"})
-    encoded = base64.b64encode(buffer.getvalue()).decode()
+    """Return a panel as an embeddable picture."""
+    encoded = base64.b64encode(drawn_svg(panel).encode()).decode()
     uri = f"data:image/svg+xml;base64,{encoded}"
     return Picture(uri, panel.alt, panel.title, round(panel.width * 96), round(panel.height * 96))
 
 
-def write_sheet(panels: Sequence[Panel], paths: Sequence[Path], *, columns: int = 3) -> None:
-    """Write the panels side by side into one file per path; the suffix chooses the format."""
-    with _styled():
-        figure = _sheet(panels, columns) if panels else _empty_sheet()
-        for path in paths:
-            metadata = {"Date": None} if path.suffix in (".svg", ".pdf") else None
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=path.suffix.lstrip("."), metadata=metadata)
-            figure.set_layout_engine("none")  # laid out once: a second format need not be
+def drawn_svg(panel: Panel) -> str:
+    """Return a panel as SVG; page and files share what is drawn once."""
+    return _svg(panel.draw, panel.width, panel.height)
 
 
-def _styled() -> Any:
+@lru_cache(maxsize=1024)
+def _svg(draw: Callable[[FigureBase], None], width: float, height: float) -> str:
+    with styled():
+        buffer = io.BytesIO()
+        figure = new_figure(width, height)
+        draw(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "archbench"})
+    return buffer.getvalue().decode()
+
+
+def render_all(panels: Sequence[Panel]) -> list[Picture]:
+    """Draw each panel as an embeddable picture."""
+    return [render(panel) for panel in panels]
+
+
+def styled() -> Any:
+    """A context in which figures have the report's looks."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     from matplotlib.figure import Figure as MatplotlibFigure
 
     figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
-    return figure
-
-
-def _draw(panel: Panel) -> Figure:
-    figure = _new_figure(panel.width, panel.height)
-    panel.draw(figure)
-    return figure
-
-
-def _sheet(panels: Sequence[Panel], columns: int) -> Figure:
-    columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    width = max(panel.width for panel in panels)
-    height = max(panel.height for panel in panels) + 0.3
-    figure = _new_figure(width * columns, height * rows)
-    parts = figure.subfigures(rows, columns, squeeze=False).ravel()
-    for part, panel in zip(parts, panels, strict=False):
-        if panel.title:
-            part.suptitle(wrap(panel.title, int(width * 13)), fontsize=9.5)
-        panel.draw(part)
-    return figure
-
-
-def legend_panel(styles: Mapping[str, Line]) -> Panel:
-    """The names of the lines, as one more panel of a sheet."""
-
-    def draw(figure: FigureBase) -> None:
-        from matplotlib.lines import Line2D
-
-        handles = [
-            Line2D([], [], color=style.color, linestyle=style.linestyle, label=name) for name, style in styles.items()
-        ]
-        figure.legend(handles=handles, loc="center")
-
-    return Panel("", f"Legend: {', '.join(styles)}.", draw, width=2.85, height=2.75)
-
-
-def _empty_sheet() -> Figure:
-    figure = _new_figure(3.4, 1.2)
-    figure.text(0.5, 0.5, "nothing to show: see the report page", ha="center", va="center")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Tables of the page about labels and zones: each one's metrics, thresholds, risk classes, counts before training."""
+"""Tables of the page about labels and zones: each one's metrics, risk classes, counts before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
 from archbench.report.collect import DatasetResult, ModelResult
-from archbench.report.labels import format_count, format_share, format_value
+from archbench.report.labels import format_count, format_share
 from archbench.report.quality_figures import ranked
 from archbench.report.quality_tables import caption
 
@@ -100,66 +100,6 @@ def risk_table(dataset: DatasetResult) -> Table | None:
         rows.append([Cell(model.name, model.name.lower()), *cells, Cell(format_count(undefined), undefined)])
     text = "risk class from the mean grade: low up to 1.3, intermediate up to 2.2, high above."
     return Table(f"risk-{dataset.name}", caption(dataset, text), columns, rows)
-
-
-def tuned_table(dataset: DatasetResult) -> Table | None:
-    """Decisions at threshold .5, at one threshold for all labels, and at one per label."""
-    columns = [
-        Column("Model", numeric=False),
-        Column("Threshold", numeric=False),
-        Column("Macro F1"),
-        Column("Micro F1"),
-        Column("Hamming"),
-        Column("Exact match"),
-        Column("Called positive", "share of all labels; above 60 % the model over-predicts"),
-        Column("Labels per case"),
-    ]
-    names = ("f1_macro", "f1_micro", "hamming_accuracy", "exact_match", "positive_rate", "labels_per_case")
-    rows = []
-    for model in ranked(dataset):
-        tuned = (model.metrics or {}).get("tuned")
-        if tuned is None:
-            continue
-        for title, records in (
-            (".5", (model.metrics or {})["metrics"]),
-            ("one for all", (tuned.get("global") or {}).get("metrics")),
-            ("one per label", (tuned.get("label") or {}).get("metrics")),
-        ):
-            absent = tuned.get("reason") or "not computed"
-            cells = [record_cell((records or {}).get(name), absent=absent) for name in names]
-            rows.append([Cell(model.name, model.name.lower()), Cell(title, title), *cells])
-    if not rows:
-        return None
-    text = "decisions at threshold .5 and at thresholds of highest F1, fitted for each fold on other patients."
-    return Table(f"thresholds-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
-
-
-def threshold_table(dataset: DatasetResult, model: ModelResult) -> Table | None:
-    """The fitted thresholds of one model, as uncalibrated probabilities, and their spread over folds."""
-    parameters = ((model.metrics or {}).get("tuned") or {}).get("parameters") or []
-    if not parameters:
-        return None
-    rows = []
-    for label in dict.fromkeys(item["label"] for item in parameters):
-        of = [item for item in parameters if item["label"] == label]
-        values = [item["probability"] for item in of]
-        shared = label and any(item["scope"] == "global" for item in of)
-        fewest = min(item["n_positive_patients"] for item in of)
-        rows.append(
-            [
-                Cell(label or "all labels", label.lower(), sub="takes the one for all" if shared else ""),
-                Cell(format_value(sum(values) / len(values)), sum(values)),
-                Cell(f"{format_value(min(values))} to {format_value(max(values))}", max(values) - min(values)),
-                Cell(format_count(fewest), fewest),
-            ]
-        )
-    columns = [
-        Column("Label", numeric=False),
-        Column("Threshold", "mean over folds and seeds, of the uncalibrated probability"),
-        Column("Range over folds"),
-        Column("Positive patients", "fewest among those it was fitted on; below 25 the one for all is taken"),
-    ]
-    return Table(f"fitted-{dataset.name}-{model.name}", caption(dataset, f"{model.name}."), columns, rows, compact=True)
 
 
 def label_count_tables(dataset: DatasetResult) -> list[Table]:

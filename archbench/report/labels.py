@@ -221,6 +221,7 @@ _AGAINST_BEST = {
     "equivalent": ("equivalent", "even"),
     "inconclusive": ("inconclusive", "open"),
     "worse": ("better", "good"),
+    "worse but trivial": ("better, trivially", "even"),
 }
 
 
@@ -239,18 +240,25 @@ def verdict_against_best(comparison: Mapping[str, Any] | None, model: str) -> Ve
     return Verdict(word, tone, detail)
 
 
-_FLIPPED = {"better": "worse", "worse": "better"}
+_FLIPPED = {
+    "better": "worse",
+    "worse": "better",
+    "better but trivial": "worse but trivial",
+    "worse but trivial": "better but trivial",
+}
 
 
 def pair_with_best(comparison: Mapping[str, Any] | None, model: str) -> dict[str, Any] | None:
     """The pair (best, model), turned round if need be: difference = best minus model."""
-    if comparison is None:
-        return None
-    best = comparison.get("best")
-    for pair in comparison.get("pairs", []):
-        if (pair["a"], pair["b"]) == (best, model):
+    return None if comparison is None else pair_of(comparison, str(comparison.get("best")), model)
+
+
+def pair_of(comparison: Mapping[str, Any], first: str, second: str) -> dict[str, Any] | None:
+    """The pair of two models, turned round if need be: difference = first minus second."""
+    for pair in comparison.get("pairs") or []:
+        if (pair["a"], pair["b"]) == (first, second):
             return dict(pair)
-        if (pair["a"], pair["b"]) == (model, best):
+        if (pair["a"], pair["b"]) == (second, first):
             return _turned(pair)
     return None
 

@@ -8,8 +8,10 @@ from typing import Any
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label
 from archbench.report.text import join_names
+from archbench.report.threshold_view import rule_words
 from archbench.tasks import TASKS, UNGRADABLE
 
+_DECISIONS = ("tuned", "cut_points", "decision_curve", "conformal")
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 
@@ -23,6 +25,12 @@ def methods_paragraphs(study: StudyResult) -> list[str]:
         _statistics_paragraph(study),
         _cost_paragraph(study),
     ]
+
+
+def methods_markdown(study: StudyResult) -> str:
+    """The methods section as Markdown, to be pasted into a paper."""
+    title = f"# Methods: study {study.name}{' (phantom data)' if study.phantom else ''}"
+    return "\n\n".join([title, *methods_paragraphs(study)]).replace("\u202f", "\u00a0") + "\n"
 
 
 def _data_paragraph(dataset: DatasetResult) -> str:
@@ -144,7 +152,7 @@ def _model_words(entry: Mapping[str, Any]) -> str:
     if entry.get("checkpoint"):
         words.append("given checkpoint, not trained")
     elif entry.get("weights"):
-        words.append(f"weights: {entry['weights']}")
+        words.append("random weights" if entry["weights"] == "none" else f"weights: {entry['weights']}")
     words += [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in (entry.get("training") or {}).items()]
     return ", ".join(word for word in words if word)
 
@@ -163,10 +171,29 @@ def _statistics_paragraph(study: StudyResult) -> str:
     )
     if margin:
         text += f"; two models are called equivalent if the 90\u00a0% interval of their difference lies inside {margin}"
-    return (
+    text = (
         f"{text}. Rank metrics were computed per fold and seed and averaged. Temperatures, and what the ensemble "
         "learns, were fitted on out-of-fold predictions of other patients."
     )
+    return " ".join([text, *_decision_sentences(study)])
+
+
+def _decision_sentences(study: StudyResult) -> list[str]:
+    """How thresholds, cut points, net benefit and sets came about, as far as the run has them."""
+    metrics = [model.metrics for dataset in study.datasets for model in dataset.evaluated if model.metrics]
+    sections = {key: [m[key] for m in metrics if m.get(key)] for key in _DECISIONS}
+    sentences = []
+    if sections["tuned"]:
+        sentences.append(f"Thresholds {rule_words(sections['tuned'][0])} were fitted for each fold on other patients.")
+    if sections["cut_points"]:
+        sentences.append("Cut points of highest quadratic weighted kappa were fitted for each fold on other patients.")
+    if sections["decision_curve"]:
+        sentences.append("Net benefit of calibrated probabilities is shown against treating all and none.")
+    targets = [section["target"] for section in sections["conformal"] if section.get("target") is not None]
+    if targets:
+        chance = f"{100 * targets[0]:g}\u00a0%"
+        sentences.append(f"Conformal sets were fitted on other patients to hold the truth with a chance of {chance}.")
+    return sentences
 
 
 def _cost_paragraph(study: StudyResult) -> str:

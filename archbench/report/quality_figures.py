@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # A bin with fewer cases says nothing, and its line would draw the eye.
 MIN_BIN_CASES = 5
 BLUE, ORANGE = OKABE_ITO[0], OKABE_ITO[1]
+Bands = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def class_distribution_panel(dataset: DatasetResult) -> Panel | None:
@@ -147,35 +148,45 @@ def _blues() -> Any:
     return LinearSegmentedColormap.from_list("archbench_blues", ["#ffffff", "#9ecbe6", BLUE, "#003d60"])
 
 
-def roc_panels(dataset: DatasetResult) -> list[Panel]:
-    """One panel per class: the ROC curve of every model, vertical mean over folds."""
-    return _curve_panels(dataset, key="roc", draw=_draw_roc, what="ROC curves")
+def roc_panels(dataset: DatasetResult, bands: Bands | None = None) -> list[Panel]:
+    """One panel per class: the ROC curve of every model, vertical mean over folds; the best one with its band."""
+    return _curve_panels(dataset, key="roc", draw=_draw_roc, what="ROC curves", bands=bands or {})
 
 
 def precision_recall_panels(
-    dataset: DatasetResult, curves: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    dataset: DatasetResult, curves: Mapping[str, Mapping[str, Mapping[str, Any]]], bands: Bands | None = None
 ) -> list[Panel]:
-    """One panel per class: precision against recall of every model, mean over folds.
+    """One panel per class: precision against recall of every model, mean over folds; the best one with its band.
 
     Args:
         curves: model -> class -> {"recall", "precision", "prevalence"}.
+        bands: class -> {"roc", "precision_recall"} -> {"low", "high"} of the best model.
     """
+    best = next((model.name for model in ranked_drawn(dataset)), "")
     styles = line_styles([model.name for model in dataset.models])
     panels = []
     for name in _classes(dataset):
         lines = {model: of[name] for model, of in curves.items() if name in of}
+        _add_band(lines, best, (bands or {}).get(name, {}).get("precision_recall"))
         if lines:
             panels.append(_curve_panel(name, "Precision-recall curves", _draw_pr, lines, styles))
     return panels
 
 
-def _curve_panels(dataset: DatasetResult, *, key: str, draw: Any, what: str) -> list[Panel]:
+def _add_band(lines: dict[str, Any], best: str, band: Mapping[str, Any] | None) -> None:
+    if band and best in lines:
+        lines[best] = {**lines[best], **band}
+
+
+def _curve_panels(dataset: DatasetResult, *, key: str, draw: Any, what: str, bands: Bands) -> list[Panel]:
     styles = line_styles([model.name for model in dataset.models])
+    best = next((model.name for model in ranked_drawn(dataset)), "")
     panels = []
     for name in _classes(dataset):
         lines = {
             model.name: curve for model in dataset.drawn if (curve := ((model.metrics or {}).get(key) or {}).get(name))
         }
+        _add_band(lines, best, bands.get(name, {}).get(key))
         if lines:
             panels.append(_curve_panel(name, what, draw, lines, styles))
     return panels
@@ -205,13 +216,21 @@ def _draw_roc(figure: FigureBase, *, lines: Mapping[str, Any], styles: dict[str,
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle=":")
     for name, curve in lines.items():
         style = styles[name]
+        _draw_band(axes, curve, style)
         axes.plot(curve["fpr"], curve["tpr"], color=style.color, linestyle=style.linestyle, linewidth=1.6)
+
+
+def _draw_band(axes: Axes, curve: Mapping[str, Any], style: Line) -> None:
+    if curve.get("low"):
+        x = np.linspace(0.0, 1.0, len(curve["low"]))
+        axes.fill_between(x, curve["low"], curve["high"], color=style.color, alpha=0.16, linewidth=0)
 
 
 def _draw_pr(figure: FigureBase, *, lines: Mapping[str, Any], styles: dict[str, Line]) -> None:
     axes = _square(figure, "recall", "precision")
     for name, curve in lines.items():
         style = styles[name]
+        _draw_band(axes, curve, style)
         axes.plot(curve["recall"], curve["precision"], color=style.color, linestyle=style.linestyle, linewidth=1.6)
     prevalence = next(iter(lines.values()))["prevalence"]
     axes.axhline(prevalence, color="#777777", linewidth=0.8, linestyle=":")

@@ -89,6 +89,8 @@ def _model_document(model: ModelResult, absent: str) -> dict[str, Any]:
         "runs": [
             {"fold": run.fold, "seed": run.seed, "settings": run.settings, "history": run.history} for run in model.runs
         ],
+        "tuning": list(model.tuning),
+        "final": model.final,
         "missing": model.missing,
         "log": None if model.log is None else {"path": model.log.path, "lines": list(model.log.lines)},
     }

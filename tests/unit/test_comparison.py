@@ -128,6 +128,7 @@ def test_an_undefined_primary_metric_is_ranked_last_with_a_warning():
         "rank_low": None,
         "rank_high": None,
         "p_rank1": None,
+        "rank_shares": None,
         "tied_with": [],
     }
     assert found["pairs"][0]["verdict"] == "inconclusive" and found["pairs"][0]["p"] is None

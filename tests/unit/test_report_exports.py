@@ -36,6 +36,16 @@ def test_csv_can_be_read_back_and_undefined_is_empty_with_its_reason():
     assert rows[1]["AUROC"] == "" and rows[1]["undefined because"] == "no positives" and rows[1]["Note"] == 'says "no"'
 
 
+def test_csv_is_for_programs_and_names_what_stands_below():
+    columns = [Column("Model", numeric=False), Column("−\u00a0b"), Column("Speed")]
+    rows = [[Cell("a"), Cell("−0.374", -0.374, sub="worse"), Cell("1\u202f516\u00a0/\u00a0s", sub="−1.0 to 2.5")]]
+    (row,) = csv.DictReader(io.StringIO(table_csv(Table("t", "c", columns, rows))))
+    assert row == {
+        **{"Model": "a", "- b": "-0.374", "- b (below)": "worse"},
+        **{"Speed": "1 516 / s", "Speed (interval)": "-1.0 to 2.5"},
+    }
+
+
 def test_latex_is_escaped_aligned_and_carries_the_notes():
     text = table_latex(TABLE)
     assert r"a\_1 & 0.812 (0.790 to 0.831) & best, so far \\" in text
@@ -44,6 +54,18 @@ def test_latex_is_escaped_aligned_and_carries_the_notes():
     assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
     with pytest.raises(ValueError, match="row 2 has 1 cells, expected 2"):
         latex_table(["a", "b"], [["1", "2"], ["3"]], caption="x")
+
+
+def test_a_table_longer_than_a_page_is_a_longtable_and_sentences_are_broken_into_lines():
+    rows = [[str(k), "a sentence that is longer than a line of a narrow page has room for"] for k in range(41)]
+    text = latex_table(
+        ["Item", "From this run"], rows, caption="Check list", numeric=[False, False], notes=["see above"]
+    )
+    assert r"\begin{longtable}{lp{0.5\linewidth}}" in text and r"\caption{Check list}\\" in text
+    assert r"\begin{table}" not in text and text.rstrip().endswith("}")
+    assert text.count("{") == text.count("}")
+    short = latex_table(["Item", "From this run"], rows[:40], caption="Check list", numeric=[False, False])
+    assert r"\begin{tabular}{lp{0.5\linewidth}}" in short and "longtable" not in short
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +93,7 @@ def test_what_the_run_knows_is_filled_and_the_rest_is_the_authors(items):
     assert all(f"{name} 0." in items["CLAIM", "35"].text for name in MODELS)
     assert items["TRIPOD+AI", "13"].text.startswith("Cases by class: ")
     assert "snakemake" in items["TRIPOD+AI", "18f"].text
+    assert f"{MODELS[0]}: random weights" in items["CLAIM", "24"].text
     for key in (("CLAIM", "12"), ("CLAIM", "42"), ("TRIPOD+AI", "17"), ("TRIPOD+AI", "14")):
         assert items[key].answer is None and items[key].text == AUTHOR
 

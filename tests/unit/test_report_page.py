@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from report_fixtures import SyntheticStudy, write_study
@@ -97,9 +98,15 @@ def test_page_needs_no_network(hostile: tuple[str, Path]) -> None:
     for tag, attributes in page.tags:
         for key in ("src", "srcset", "href", "data", "poster"):
             value = attributes.get(key) or ""
-            allowed = value.startswith(("data:image/", "#")) or re.fullmatch(r"results(_table)?\.\w+", value)
+            download = "download" in attributes and value.startswith("data:")
+            allowed = (
+                value.startswith(("data:image/", "#")) or re.fullmatch(r"results(_table)?\.\w+", value) or download
+            )
             assert not value or allowed, f"<{tag} {key}={value[:80]}>"
     assert not page.all("link")
+    downloads = [a for a in page.all("a") if "download" in a]
+    assert len(downloads) > 30
+    assert all(re.fullmatch(r"[\w.-]+\.(csv|tex|md)", str(a["download"])) for a in downloads)
     assert "@import" not in hostile[0]
     assert "url(" not in hostile[0]
 
@@ -191,9 +198,23 @@ def test_sorting_values_of_undefined_cells_are_empty(hostile: tuple[str, Path]) 
 def test_size_and_files(hostile: tuple[str, Path]) -> None:
     html, results = hostile
     assert len(html.encode()) < 15 * 2**20
-    names = ("class_distribution", "roc_curves", "training_curves", "accuracy_against_latency", "reliability")
+    names = ("forest", "class_distribution", "roc_curves", "training_curves", "accuracy_against_latency", "reliability")
     for path in [*(f"figures/{name}.svg" for name in names), "figures/cam_sheet.png", "confusion_matrices.png"]:
         assert (results / path).stat().st_size > 1000, path
+
+
+def test_a_figure_file_holds_every_panel_as_the_page_has_it(bare: tuple[str, Path]) -> None:
+    """An SVG file is one picture with the page's pictures inside, each with its title and its text for the blind."""
+    root = ElementTree.parse(bare[1] / "figures" / "roc_curves.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    inside = root.findall(f"{svg}svg")
+    assert len(inside) == 6  # five grades and the legend
+    assert all((panel.findtext(f"{svg}desc") or "").startswith(("ROC curves", "Legend")) for panel in inside)
+    assert len(root.findall(f"{svg}path")) == 5  # titles
+    box = [float(part) for part in (root.get("viewBox") or "").split()]
+    for panel in inside:
+        x, y, width, height = (float(panel.get(key) or 0) for key in ("x", "y", "width", "height"))
+        assert x + width <= box[2] and y + height <= box[3]
 
 
 def test_two_runs_write_the_same_bytes(bare: tuple[str, Path], tmp_path: Path) -> None:
@@ -220,7 +241,7 @@ def test_methods_name_what_ran_not_unset_keys(tmp_path: Path) -> None:
     configuration["models"][name]["training"] = {"epochs": 4}
     write_report(configuration=configuration, results=results, output=results)
     html = (results / "report.html").read_text(encoding="utf-8")
-    methods = html[html.index("<h4>Methods</h4>") : html.index("<h4>Commands")]
+    methods = html[html.index('<div id="methods">') : html.index("<h4>Reporting check list</h4>")]
     assert "None" not in methods
     assert "weighted cross entropy loss" in methods
     assert "without a better validation quadratic weighted kappa" in methods

@@ -169,6 +169,9 @@ def test_ranks_share_ties():
     found = ranks(draws, greater_is_better=True, confidence=0.95)
     np.testing.assert_allclose(found.mean, [1.25, 1.75, 3.0])
     np.testing.assert_allclose(found.first, [0.75, 0.25, 0.0])
+    for of, mean in zip(found.shares, found.mean, strict=True):
+        assert sum(of.values()) == pytest.approx(1.0)
+        assert sum(place * share for place, share in of.items()) == pytest.approx(mean)
     turned = ranks(-draws, greater_is_better=False, confidence=0.95)
     np.testing.assert_allclose(turned.mean, found.mean)
 

@@ -19,6 +19,14 @@ def test_all_outputs_are_there(finished):
     study = finished.folder / "results" / "tiny"
     for name in ("results_table.csv", "results_table.txt", "results.json", "confusion_matrices.png", "report.html"):
         assert (study / name).stat().st_size > 0, name
+    for name in (
+        "methods.md",
+        "checklist.md",
+        "figures/forest.svg",
+        "tables/results-phantom.csv",
+        "tables/checklist.tex",
+    ):
+        assert (study / name).stat().st_size > 0, name
     with open(study / "results_table.csv", encoding="utf-8") as file:
         assert [row["model"] for row in csv.DictReader(file)] == ["custom1", "resnet18", "ensemble"]
     for model in ("custom1", "resnet18"):
@@ -66,6 +74,17 @@ def test_an_edited_loss_retrains_what_uses_it(edited):
     planned = edited.planned()
     assert planned["train"] == 2  # both folds of custom1; resnet18 uses another loss
     assert planned["predict"] == 1
+
+
+def test_a_final_model_or_an_edited_template_remakes_the_report_alone(edited):
+    final = edited.folder / "results/tiny/phantom/custom1/final/settings.json"
+    final.parent.mkdir()
+    final.write_text('{"evaluated": false, "epochs": 2}')
+    assert set(edited.planned()) == EVALUATED_AGAIN
+    final.unlink()
+    assert edited.planned() == {}
+    edited.edit("archbench/report/templates/report.css", ".note {", ".note { color: red;")
+    assert set(edited.planned()) == EVALUATED_AGAIN
 
 
 def test_a_new_architecture_retrains_nothing(edited):

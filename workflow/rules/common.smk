@@ -2,9 +2,11 @@
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 from archbench import hub
 from archbench.artifacts import write_json
+from archbench.checksums import file_sha256
 from archbench.config import settings_hash
 from archbench.tasks import TASKS
 
@@ -331,6 +333,7 @@ def bundle_inputs(w):
 
 
 FIGURES = {
+    "forest": "Results",
     "roc_curves": "Performance",
     "precision_recall_curves": "Performance",
     "reliability": "Performance",
@@ -338,6 +341,20 @@ FIGURES = {
     "accuracy_against_latency": "Cost",
     "class_distribution": "Data",
 }
+
+
+def page_templates():
+    """Hash of the page's templates: they are no Python, so the fingerprint doesn't see them."""
+    folder = Path(workflow.basedir, "archbench", "report", "templates")
+    return settings_hash([file_sha256(path) for path in sorted(folder.iterdir())])
+
+
+def shown_if_there():
+    """Hash of what the report shows where it was made (final models, searches) without asking for it."""
+    files = expand(f"{FINAL}/settings.json", dataset=DATASETS, model=TRAINED)
+    if STUDY.tuning and not STUDY.tuning.apply:
+        files += searches(None)
+    return settings_hash([[f, file_sha256(f)] for f in files if os.path.exists(f)])
 
 
 def report_inputs(w):

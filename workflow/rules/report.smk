@@ -14,6 +14,8 @@ rule assemble_report:
         captioned("confusion_matrices.png", "Performance"),
         captioned("figures/cam_sheet.png", "Explanations"),
         multiext(f"{RESULTS}/results_table", ".txt", ".tex"),
+        multiext(f"{RESULTS}/", "methods.md", "checklist.md"),
+        directory(f"{RESULTS}/tables"),
         json=f"{RESULTS}/results.json",
         page=captioned("report.html", "Results"),
     log:
@@ -24,6 +26,8 @@ rule assemble_report:
     params:
         settings=STUDY.hash,
         code=fingerprint("assemble_report"),
+        templates=page_templates(),
+        besides=shown_if_there(),
     message:
         "tables, figures and the report page"
     shell:

@@ -34,6 +34,19 @@
       button.addEventListener("click", function () { sortBy(table, heading, column); });
     });
   });
+  function select(node) {
+    var range = document.createRange();
+    range.selectNodeContents(node);
+    window.getSelection().removeAllRanges();
+    window.getSelection().addRange(range);
+  }
+  Array.prototype.forEach.call(document.querySelectorAll("button.copy"), function (button) {
+    button.addEventListener("click", function () {
+      select(document.getElementById(button.dataset.copy));
+      // Works in a page opened as a file, where the newer clipboard may be refused; what is selected stays selected.
+      button.textContent = document.execCommand("copy") ? "Copied" : "Selected: copy it with Ctrl+C";
+    });
+  });
   window.addEventListener("beforeprint", function () {
     Array.prototype.forEach.call(document.querySelectorAll("details:not(.legend)"), function (details) { details.open = true; });
   });
