@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from archbench import hub
 from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS, suggest
-from archbench.settings import Compute, Dataset, Evaluation, Model, StudyFile, Training, Tuning
+from archbench.settings import Compute, Dataset, Evaluation, Inference, Model, StudyFile, Training, Tuning
 from archbench.tasks import TASKS, UNGRADABLE
 
 RESERVED_MODEL_NAMES = ("ensemble", "data")
@@ -321,6 +321,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
     problems += _protocol_problems(content.get("protocol"), datasets)
     problems += _threshold_problems(content.get("evaluation"))
+    problems += _inference_problems(content.get("inference"))
     if content.get("tuning") is not None:
         problems += _tuning_problems(content["tuning"], content.get("training"))
     final = content.get("final")
@@ -330,6 +331,25 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
     ]
     return problems + (_data_root_problems(content.get("compute")) if check_files else [])
+
+
+def _inference_problems(inference: Any) -> list[str]:
+    try:
+        settings = Inference.model_validate(_plain(inference or {}))
+    except ValidationError:
+        return []  # reported by _validate
+    problems = []
+    if "onnxruntime" not in settings.runtimes:
+        problems.append("inference.runtimes: onnxruntime is missing, which the others are compared with; add it")
+    if "prepared" not in settings.regimes:
+        problems.append("inference.regimes: prepared is missing, which the latency is taken from; add it")
+    if "tensorrt" in settings.runtimes and "cuda" not in settings.devices:
+        problems.append("inference.runtimes: tensorrt needs cuda in inference.devices; add it, or remove tensorrt")
+    for key in ("batch_sizes", "runtimes", "devices", "regimes"):
+        values = getattr(settings, key)
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        problems += [f"inference.{key}: {value} is repeated; name it once" for value in repeated]
+    return problems
 
 
 def _data_root_problems(compute: Any) -> list[str]:

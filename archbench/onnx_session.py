@@ -9,9 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
-def make_session(path: Path, *, threads: int) -> InferenceSession:
-    """Return an ONNX Runtime CPU session with fixed threads and without spinning."""
+
+class ProviderError(RuntimeError):
+    """ONNX Runtime uses another provider than the one that was asked for."""
+
+
+def make_session(path: Path, *, threads: int, device: str = "cpu") -> InferenceSession:
+    """Return an ONNX Runtime session with fixed threads and without spinning.
+
+    Args:
+        device: cpu, cuda or tensorrt.
+    Raises:
+        ProviderError: If the session runs elsewhere: a GPU build without a GPU falls back silently.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or it reports model and machine to its maker, from 1.29 on
     import onnxruntime as ort
 
@@ -19,8 +35,9 @@ def make_session(path: Path, *, threads: int) -> InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    if session.get_providers() != ["CPUExecutionProvider"]:
-        raise RuntimeError(f"ONNX Runtime uses {session.get_providers()}, not the CPU that was asked for")
+    options.log_severity_level = 3 if device == "cpu" else 4
+    wanted = PROVIDERS[device]
+    session = ort.InferenceSession(str(path), options, providers=[wanted])
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(f"ONNX Runtime uses {session.get_providers()}, not the {device} that was asked for")
     return session

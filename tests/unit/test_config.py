@@ -90,6 +90,9 @@ LEGAL: dict[str, Any] = {
     "tuning.space.lr.choices": [0.1, 0.2],
     "final.models": ["small"],
     "inference.batch_sizes": [2],
+    "inference.runtimes": ["onnxruntime"],
+    "inference.devices": ["cuda"],
+    "inference.regimes": ["prepared"],
     "ensemble.candidates": ["mean"],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",
@@ -870,3 +873,17 @@ def test_a_threshold_rule_and_its_value_fit_together(thresholds: dict[str, Any],
 def test_costs_may_be_above_one() -> None:
     study = parse(base(evaluation={"thresholds": {"rule": "cost", "value": 5.0}}))
     assert study.evaluation.thresholds.value == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("runtimes", ["torch"], "onnxruntime is missing"),
+        ("regimes", ["end_to_end"], "prepared is missing"),
+        ("runtimes", ["onnxruntime", "tensorrt"], "tensorrt needs cuda"),
+        ("batch_sizes", [1, 8, 8], "8 is repeated"),
+    ],
+)
+def test_a_timing_keeps_what_others_are_compared_with(key: str, value: list[Any], words: str) -> None:
+    problem = only_problem(base(**{f"inference__{key}": value}))
+    assert problem.startswith(f"inference.{key}: ") and words in problem

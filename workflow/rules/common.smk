@@ -264,6 +264,11 @@ def timing_entries(w):
     ]
 
 
+def timing_settings():
+    """What a timing depends on beside its files; the budget only asks something of the result."""
+    return STUDY.inference.model_dump(exclude={"budget_ms"})
+
+
 FIGURES = {
     "roc_curves": "Performance",
     "precision_recall_curves": "Performance",

@@ -36,7 +36,7 @@ rule export_onnx:
         " --output {output.onnx} --account {output.account} --code {params.code} 2>&1 | tee {log}"
 
 
-# All cores: nothing else may run beside a measurement.
+# All cores: nothing else of this run may work beside a measurement. The script also holds a lock of the machine.
 rule time_inference:
     input:
         manifest=f"{DATA}/manifest.parquet",
@@ -55,9 +55,10 @@ rule time_inference:
         mem_mb=grow(8000),
         runtime=grow(120),
         timing=1,
+        gpu=STUDY.compute.gpus if "cuda" in STUDY.inference.devices else 0,
     params:
         entries=timing_entries,
-        settings=STUDY.inference.model_dump(),
+        settings=timing_settings(),
         code=fingerprint("time_inference"),
     message:
         "{wildcards.dataset}: time inference of all models, interleaved"
