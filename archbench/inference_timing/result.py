@@ -8,7 +8,7 @@ from typing import Any
 
 from archbench.inference_timing.contender import END_TO_END, HOST_TO_HOST, PREPARED, Call
 from archbench.inference_timing.rounds import Energy, Measurement, Running
-from archbench.inference_timing.summary import noise_floor, speedups, stages, summarize
+from archbench.inference_timing.summary import QUANTILES, needed_count, noise_floor, speedups, stages, summarize
 
 COLUMNS = (
     *("model", "runtime", "twin", "regime", "batch_size", "round", "kept"),
@@ -31,6 +31,7 @@ def describe(
     counted = [call for call in measurement.calls if call.round in set(measurement.kept)]
     return {
         "headline": headline,
+        "quantile_calls": {name: needed_count(q, confidence=confidence) for name, q in QUANTILES.items()},
         "isolation": measurement.isolation,
         "energy": measurement.energy_sources,
         "models": {name: dict(facts) for name, facts in models.items()},

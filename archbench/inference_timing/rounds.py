@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from archbench.inference_timing import isolation
-from archbench.inference_timing.contender import PREPARED, Call, Contender, Job, jobs_of
+from archbench.inference_timing.contender import HOST_TO_HOST, PREPARED, Call, Contender, Job, jobs_of
 from archbench.inference_timing.energy import EnergyMeter
 from archbench.inference_timing.isolation import Disturbance
 from archbench.inference_timing.processes import ContenderError, ContenderProcess, start
@@ -25,7 +25,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        calls: Per round at batch 1 on prepared input, see `calls_of`.
+        calls: Per round at batch 1, see `calls_of`.
         repeats: Rounds that may be added for disturbed ones.
         cold_starts: Fresh processes per contender; the last one stays.
         seed: Of the order within the rounds.
@@ -246,10 +246,10 @@ def _ask(one: Running, job: Job, number: int, plan: Plan) -> tuple[list[Call], i
 
 
 def calls_of(job: Job, plan: Plan) -> int:
-    """Return the calls of a job in one round: fewer of large batches, half as many where no quantile is wanted."""
+    """Return the calls of a job in one round: fewer of large batches, half as many where only the median is read."""
     if job.batch_size > 1:
         return max(2, plan.calls // job.batch_size)
-    return plan.calls if job.regime == PREPARED else max(2, plan.calls // 2)
+    return max(2, plan.calls // 2) if job.regime == HOST_TO_HOST else plan.calls
 
 
 def _report(number: int, found: Sequence[Disturbance], plan: Plan) -> None:

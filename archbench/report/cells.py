@@ -19,7 +19,7 @@ class Cell:
         sub: A second, smaller line.
         reason: Why the value is undefined; shown as a tooltip and as a note below the table.
         interval: (value, low, high) to be drawn on the table's axis.
-        tone: good, bad, even, open, warn or "": colour and mark of a verdict.
+        tone: good, bad, even, open, warn, struck or "": colour and mark of a verdict.
     """
 
     text: str

@@ -12,7 +12,7 @@ from archbench.report.audit_tables import audit_tables, hash_table, version_tabl
 from archbench.report.cells import Table
 from archbench.report.collect import INCOMPLETE, DatasetResult, ModelResult, StudyResult
 from archbench.report.comparison_tables import fold_table_of_values, pairs_table, ranks_table
-from archbench.report.cost_tables import parity_table, timing_table, training_table
+from archbench.report.cost_tables import parity_table, training_table
 from archbench.report.curves import read_precision_recall
 from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.label_figures import co_occurrence_panel, labels_per_case_panel
@@ -40,6 +40,7 @@ from archbench.report.quality_tables import (
     planted_table,
 )
 from archbench.report.text import answer, planted_sentence
+from archbench.report.timing_view import speed_view
 from archbench.report.training_figures import training_panels
 from archbench.tasks import get_task
 
@@ -102,7 +103,7 @@ def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
 
 def render_page(study: StudyResult, panels: Sequence[DatasetPanels]) -> str:
     """Return the page as HTML; every text from data is escaped by the template."""
-    views = [_dataset_view(dataset, of) for dataset, of in zip(study.datasets, panels, strict=True)]
+    views = [_dataset_view(study, dataset, of) for dataset, of in zip(study.datasets, panels, strict=True)]
     return str(
         _template().render(
             study=study,
@@ -154,7 +155,7 @@ def _pretty(configuration: dict[str, Any]) -> str:
     return str(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=100))
 
 
-def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
+def _dataset_view(study: StudyResult, dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
     """What the template shows of one dataset."""
     return {
         "name": dataset.name,
@@ -166,6 +167,7 @@ def _dataset_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, An
         "incomplete": [m for m in dataset.models if m.status == INCOMPLETE],
         **_quality_view(dataset, panels),
         **_cost_view(dataset, panels),
+        "speed": speed_view(study, dataset),
         **_cam_view(dataset),
         **_ensemble_view(dataset),
         "audit_tables": audit_tables(dataset),
@@ -222,7 +224,6 @@ def _cost_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
         "training": _pictures(panels.training),
         "training_table": training_table(dataset),
         "parity_table": parity_table(dataset),
-        "timing_table": timing_table(dataset),
         "timing_missing": f"Inference was not timed: {untimed}.",
         "hardware": f"Measured on {hardware_words(timing.get('hardware') or {})}; {timing.get('rounds')} rounds.",
     }

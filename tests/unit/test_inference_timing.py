@@ -174,7 +174,7 @@ def test_large_batches_get_fewer_calls_but_two_at_least() -> None:
     plan = Plan(batch_sizes=[1], regimes=[PREPARED], rounds=7, calls=10)
     one = Contender("m", "torch")
     assert [rounds.calls_of(Job(one, PREPARED, size), plan) for size in (1, 4, 32)] == [10, 2, 2]
-    assert rounds.calls_of(Job(one, END_TO_END, 1), plan) == 5
+    assert [rounds.calls_of(Job(one, regime, 1), plan) for regime in (HOST_TO_HOST, END_TO_END)] == [5, 10]
 
 
 def test_every_variant_of_an_export_is_shown(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_every_contender_runs_in_every_round(measured: Measurement) -> None:
     jobs = {key[1:] for key in counts}
     assert len(jobs) == 2 * 4 + 2  # two runtimes with four jobs each, the twin with two
     assert {key[1:]: count for key, count in counts.items() if key[0] == 0} == {
-        job: 4 if (job[2], job[3]) == (PREPARED, 1) else 2 for job in jobs
+        job: 4 if job[3] == 1 and job[2] != HOST_TO_HOST else 2 for job in jobs
     }
     assert len(counts) == ROUNDS * len(jobs)
 
