@@ -140,6 +140,7 @@ def _of_variant(
             "engine": engine,
             "device": device,
             "onnx_files": files,
+            "bytes": variant.get("bytes"),
             "normalized": bool((variant.get("inputs") or {}).get("normalized", True)),
         },
     )

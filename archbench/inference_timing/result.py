@@ -67,9 +67,12 @@ def _account(one: Running) -> dict[str, Any]:
 
 
 def _bytes(spec: Mapping[str, Any]) -> int | None:
-    """Size of the files that a contender loads; external weights beside an ONNX file are counted by the export."""
-    files = [file for _, file in spec.get("onnx_files") or []] or [spec.get("checkpoint")]
-    sizes = [Path(file).stat().st_size for file in files if file and Path(file).is_file()]
+    """Size of what a contender loads: as the export counted it (weights in files of their own included), or here."""
+    if "onnx_files" not in spec:
+        return Path(spec["checkpoint"]).stat().st_size if Path(spec.get("checkpoint") or "").is_file() else None
+    if spec.get("bytes"):
+        return int(spec["bytes"])
+    sizes = [Path(file).stat().st_size for _, file in spec["onnx_files"] if Path(file).is_file()]
     return sum(sizes) if sizes else None
 
 

@@ -134,7 +134,10 @@ def budget_table(dataset: DatasetResult, budget_ms: float) -> Table | None:
     columns = [
         Column("Model", numeric=False),
         Column("Runtime", "the one in which it is fastest", numeric=False),
-        Column(metric_label(dataset.primary).short, "with its interval"),
+        Column(
+            metric_label(dataset.primary).short,
+            "with its interval; of the model in full precision: a lower one has passed the export's gate",
+        ),
         Column("ms / image", f"median, {REGIMES[regime_of(dataset)]}"),
         Column("Nearly all below, ms", "95th percentile; without enough calls the upper end of the median's interval"),
         Column(f"Within {budget_ms:g} ms", numeric=False),
