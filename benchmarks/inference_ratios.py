@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-ARCHITECTURES = ("resnet18", "efficientnet_b0", "densenet121", "vit_tiny")
+ARCHITECTURES = ("resnet18", "efficientnet_b0", "densenet121", "vit_tiny_patch16_224")
 CLASSES = ("a", "b", "c", "d", "e")
 
 
@@ -24,8 +24,9 @@ def main() -> int:
     """Export every network, time all of them, print the ratios as a Markdown table."""
     from archbench.inference_timing.contender import PREPARED
     from archbench.inference_timing.hardware import usable_threads
+    from archbench.inference_timing.lineup import Plan
     from archbench.inference_timing.machine_lock import hold_machine
-    from archbench.inference_timing.rounds import Plan, measure
+    from archbench.inference_timing.rounds import measure
 
     arguments = _parse()
     plan = Plan(batch_sizes=[1], regimes=[PREPARED], rounds=arguments.rounds, calls=arguments.calls, repeats=3)

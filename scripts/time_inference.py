@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from archbench.inference_timing.contender import Contender
     from archbench.inference_timing.rounds import Measurement
 
+MEMORY_SHARE = 0.7  # of the job's memory for the contenders; this process imports torch, too
 FILES = 16  # of real cases, for the regime from file to logits
 
 
@@ -46,6 +47,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--entry", nargs="+", required=True, help="model:model.onnx:export.json:cache pointer, each model"
     )
+    parser.add_argument("--memory-mib", type=float, default=8000, help="what all processes together may use")
     parser.add_argument("--calls", required=True, help="table of every call to write (parquet)")
     parser.add_argument("--output", required=True, help="summary to write (JSON)")
     return parser.parse_args(argv)
@@ -53,16 +55,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _time(study: Study, arguments: argparse.Namespace, waited_s: float) -> None:
     from archbench.inference_timing import hardware, rounds
+    from archbench.inference_timing.lineup import Plan
 
     settings = study.inference
     threads = settings.threads or hardware.usable_threads()
-    plan = rounds.Plan(
+    plan = Plan(
         batch_sizes=settings.batch_sizes,
         regimes=settings.regimes,
         rounds=settings.rounds,
         calls=settings.calls,
         repeats=settings.repeats,
         cold_starts=settings.cold_starts,
+        memory_mib=MEMORY_SHARE * arguments.memory_mib,
     )
     with tempfile.TemporaryDirectory() as folder:
         contenders: list[Contender] = []

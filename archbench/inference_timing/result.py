@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from archbench.inference_timing.contender import END_TO_END, HOST_TO_HOST, PREPARED, Call
-from archbench.inference_timing.rounds import Energy, Measurement, Running
+from archbench.inference_timing.lineup import Running
+from archbench.inference_timing.rounds import Energy, Measurement
 from archbench.inference_timing.summary import QUANTILES, needed_count, noise_floor, speedups, stages, summarize
 
 COLUMNS = (

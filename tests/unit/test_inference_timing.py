@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from archbench.inference_timing.contender import (
 )
 from archbench.inference_timing.decoding import make_end_to_end
 from archbench.inference_timing.isolation import usable_cpus
+from archbench.inference_timing.lineup import Plan
 from archbench.inference_timing.processes import ContenderError, ContenderProcess
 from archbench.inference_timing.result import columns, describe
-from archbench.inference_timing.rounds import Measurement, Plan
+from archbench.inference_timing.rounds import Measurement
 from archbench.inference_timing.summary import (
     needed_count,
     noise_floor,
@@ -412,6 +414,19 @@ def test_a_busy_neighbour_marks_the_measurement(spec: dict[str, Any]) -> None:
     assert found.isolation["disturbed"] and found.isolation["repeated_rounds"] == 1
     assert len(found.isolation["rounds"]) == 3 and len(found.kept) == 2
     assert "others used the processors" in found.isolation["reasons"]
+
+
+def test_models_that_do_not_fit_together_are_timed_one_after_the_other(spec: dict[str, Any]) -> None:
+    first = contenders_of(spec, runtimes=["onnxruntime"])
+    second = [replace(contender, model="n") for contender in first]
+    plan = Plan(batch_sizes=[1], regimes=[PREPARED], rounds=2, calls=3, memory_mib=50.0)
+    found = rounds.measure([*first, *second], plan)
+    assert {(call.model, call.round) for call in found.calls} == {("m", 0), ("m", 1), ("n", 2), ("n", 3)}
+    assert found.kept == [0, 1, 2, 3] and [row["round"] for row in found.isolation["rounds"]] == [0, 1, 2, 3]
+    (mine, other) = describe(found, models={}, headline="onnxruntime", confidence=0.95)["results"]
+    assert mine["n_rounds"] == other["n_rounds"] == 2
+    roomy = rounds.measure([*first, *second], replace(plan, memory_mib=10_000.0))
+    assert {(call.model, call.round) for call in roomy.calls} == {(m, k) for m in "mn" for k in (0, 1)}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing falls back where there is a GPU")

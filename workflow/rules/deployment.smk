@@ -65,4 +65,4 @@ rule time_inference:
     shell:
         "python $SCRIPTS/time_inference.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {input.manifest} --folds {input.folds} --entry {params.entries}"
-        " --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log}"
+        " --memory-mib {resources.mem_mb} --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log}"
