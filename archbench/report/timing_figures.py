@@ -163,7 +163,7 @@ def _set_log_axis(axes: Any, spots: Sequence[Spot]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace(",", "\u202f")))
 
 
-def stages_panel(dataset: DatasetResult) -> Panel | None:
+def stages_panel(dataset: DatasetResult, *, narrow: bool = False) -> Panel | None:
     """Stacked bars: decoding, preprocessing and the model, for each model and runtime; None if not timed."""
     rows = ((dataset.timing or {}).get("stages") or [])[:MAX_BARS]
     if not rows:
@@ -174,11 +174,12 @@ def stages_panel(dataset: DatasetResult) -> Panel | None:
         for row in rows
     )
     alt = f"Where the time of one image goes, from file to answer. {listed}."
-    height = 1.1 + 0.32 * len(rows)
-    return Panel(f"Where the time goes, {dataset.name}", alt, partial(_draw_stages, rows=rows), 7.2, height)
+    width, height = (3.6, 1.3 + 0.42 * len(rows)) if narrow else (7.2, 1.1 + 0.32 * len(rows))
+    draw = partial(_draw_stages, rows=rows, letters=16 if narrow else 38)
+    return Panel(f"Where the time goes, {dataset.name}", alt, draw, width, height)
 
 
-def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]], letters: int) -> None:
     axes = figure.subplots()
     names = [f"{row['model']}, {runtime_name(row['runtime'])}" for row in rows]
     starts = [0.0] * len(rows)
@@ -186,8 +187,8 @@ def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]]) -> None:
         widths = [row[key] for row in rows]
         axes.barh(range(len(rows)), widths, left=starts, color=color, label=name, height=0.66)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    axes.set_yticks(range(len(rows)), [wrap(name, 38) for name in names])
+    axes.set_yticks(range(len(rows)), [wrap(name, letters) for name in names])
     axes.invert_yaxis()
-    axes.set_xlabel("ms per image, from file to answer (medians of the steps)")
+    axes.set_xlabel(wrap("ms per image, from file to answer (medians of the steps)", 2 * letters))
     axes.grid(axis="x", color=GRID_COLOR, linewidth=0.6)
     figure.legend(loc="outside upper right", ncols=3)

@@ -21,7 +21,8 @@ from archbench.report.timing_tables import (
 
 def speed_view(study: StudyResult, dataset: DatasetResult) -> dict[str, Any]:
     """Return the budget's answer, the pictures and the tables of a dataset's timing."""
-    budget_ms, stages = budget_of(study.configuration), stages_panel(dataset)
+    budget_ms = budget_of(study.configuration)
+    stages, narrow = stages_panel(dataset), stages_panel(dataset, narrow=True)
     return {
         "budget": f"{budget_ms:g}\u00a0ms",
         "budget_sentences": budget_sentences(dataset, budget_ms),
@@ -34,6 +35,7 @@ def speed_view(study: StudyResult, dataset: DatasetResult) -> dict[str, Any]:
         "runtimes": runtime_table(dataset),
         "stages": stages_table(dataset),
         "stages_picture": render(stages) if stages else None,
+        "stages_narrow": render(narrow) if narrow else None,
         "starts": start_table(dataset),
         "work": work_table(dataset),
         "rounds": rounds_table(dataset),
