@@ -77,7 +77,8 @@ def isolation_sentence(dataset: DatasetResult) -> str:
     verdict = "The result counts as disturbed" if isolation["disturbed"] else "The medians stand"
     return (
         f"{isolation['disturbed_rounds']} of the {len(kept)} rounds were disturbed: "
-        f"{', '.join(isolation['reasons'])}; up to {100 * worst:.0f}\u00a0% of the processor time was others'{again}. {verdict}."
+        f"{', '.join(isolation['reasons'])}; up to {100 * worst:.0f}\u00a0% of the processor time was "
+        f"others'{again}. {verdict}."
     )
 
 
