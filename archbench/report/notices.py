@@ -91,8 +91,9 @@ def _few_patients_warning(dataset: DatasetResult) -> list[Notice]:
 def _timing_warning(dataset: DatasetResult) -> list[Notice]:
     if dataset.timing_disturbed:
         text = (
-            f"{isolation_sentence(dataset)} No latency stands in the answer: trust the ratios of the interleaved "
-            "rounds, not the milliseconds, and time again on a quiet machine (delete timing.json)."
+            f"{isolation_sentence(dataset)} No latency stands in the answer. Neighbours slow those runtimes most whose "
+            "threads wait for each other, so that even ratios within rounds mislead: time again on a quiet machine "
+            "(delete timing.json)."
         )
         return [Notice("Disturbed timing", text)]
     disturbed = {

@@ -73,23 +73,22 @@ def runtime_table(dataset: DatasetResult) -> Table | None:
         Column("Noise floor", "factor by which two processes of the same contender seemed to differ"),
         Column("Verdict", "slower or faster only where the whole interval lies outside the noise floor", numeric=False),
     ]
-    rows = [_ratio_row(row) for row in timing.get("speedups") or []]
+    rows = [_ratio_row(row, disturbed=dataset.timing_disturbed) for row in timing.get("speedups") or []]
     rows += [_failed_row(row) for row in timing.get("contenders") or [] if row["status"] != "timed"]
     text = "what the choice of runtime bought. What could not be timed is struck through and never ranked."
     return Table(f"runtimes-{dataset.name}", caption(dataset, text), columns, rows, sortable=True) if rows else None
 
 
-def _ratio_row(row: Mapping[str, Any]) -> list[Cell]:
+def _ratio_row(row: Mapping[str, Any], *, disturbed: bool) -> list[Cell]:
     floor, verdict = row.get("floor"), str(row.get("verdict") or "")
+    tone, doubt = ("open", "disturbed") if disturbed else (_TONES.get(verdict, "open"), "")
     return [
         Cell(str(row["model"]), str(row["model"]).lower()),
         Cell(runtime_name(str(row.get("runtime", "torch"))), str(row.get("runtime", "torch"))),
         Cell(str(row["batch_size"]), row["batch_size"]),
         record_cell({**row, "value": row["ratio"], "reason": "no paired round"}, draw=True, digits=2),
         number_cell(floor, f"× {floor or 0:.2f}", reason="no contender was timed twice"),
-        Cell(verdict, verdict, tone=_TONES.get(verdict, "open"))
-        if verdict
-        else undefined_cell("no noise floor was measured"),
+        Cell(verdict, verdict, sub=doubt, tone=tone) if verdict else undefined_cell("no noise floor was measured"),
     ]
 
 

@@ -133,6 +133,9 @@ def test_verdicts_of_runtimes_are_toned(dataset: DatasetResult, verdict: str, to
     table = runtime_table(changed(dataset, speedups=rows))
     assert table is not None
     assert {(row[-1].text, row[-1].tone) for row in table.rows} == {(verdict, tone)}
+    doubtful = runtime_table(disturbed(changed(dataset, speedups=rows)))
+    assert doubtful is not None
+    assert {(row[-1].sub, row[-1].tone) for row in doubtful.rows} == {("disturbed", "open")}
 
 
 def test_stages_start_work_and_rounds_are_told(dataset: DatasetResult) -> None:
