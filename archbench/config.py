@@ -19,6 +19,7 @@ from archbench.settings import (
     Dataset,
     Ensemble,
     Evaluation,
+    Inference,
     Model,
     StackingNetwork,
     StudyFile,
@@ -347,6 +348,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
     problems += _protocol_problems(content.get("protocol"), datasets)
     problems += _threshold_problems(content.get("evaluation"))
+    problems += _inference_problems(content.get("inference"))
     if content.get("tuning") is not None:
         problems += _tuning_problems(content["tuning"], content.get("training"))
     problems += _ensemble_problems(content, list(datasets), check_files)
@@ -408,6 +410,25 @@ def _ensemble_problems(content: Mapping[str, Any], datasets: list[str], check_fi
 def _repeated(ensemble: Ensemble) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {"members": ensemble.members or [], "candidates": [*ensemble.candidates]}
     return {key: sorted({name for name in names if names.count(name) > 1}) for key, names in lists.items()}
+
+
+def _inference_problems(inference: Any) -> list[str]:
+    try:
+        settings = Inference.model_validate(_plain(inference or {}))
+    except ValidationError:
+        return []  # reported by _validate
+    problems = []
+    if "onnxruntime" not in settings.runtimes:
+        problems.append("inference.runtimes: onnxruntime is missing, which the others are compared with; add it")
+    if "prepared" not in settings.regimes:
+        problems.append("inference.regimes: prepared is missing, which the latency is taken from; add it")
+    if "tensorrt" in settings.runtimes and "cuda" not in settings.devices:
+        problems.append("inference.runtimes: tensorrt needs cuda in inference.devices; add it, or remove tensorrt")
+    for key in ("batch_sizes", "precisions", "runtimes", "devices", "regimes"):
+        values = getattr(settings, key)
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        problems += [f"inference.{key}: {value} is repeated; name it once" for value in repeated]
+    return problems
 
 
 def _data_root_problems(compute: Any) -> list[str]:

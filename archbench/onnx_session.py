@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 class ProviderError(RuntimeError):
@@ -21,7 +25,7 @@ def make_session(path: Path, *, threads: int, device: str = "cpu") -> InferenceS
     """Return an ONNX Runtime session with fixed threads and without spinning.
 
     Args:
-        device: cpu or cuda.
+        device: cpu, cuda or tensorrt.
     Raises:
         ProviderError: If the session runs elsewhere: a GPU build without a GPU falls back silently.
     """
@@ -32,9 +36,9 @@ def make_session(path: Path, *, threads: int, device: str = "cpu") -> InferenceS
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 3 if device == "cpu" else 4
     wanted = PROVIDERS[device]
-    if device == "cuda":
+    if device != "cpu":
         if ctypes.util.find_library("cuda") is None:
             raise ProviderError("this machine has no CUDA driver (libcuda)")
         ort.preload_dlls()  # CUDA's libraries lie among torch's packages, which aren't imported here

@@ -360,9 +360,38 @@ class Inference(Settings):
     )
     calibration_images: int = Field(300, ge=1, description="Training images that give int8 its ranges, at most.")
     export_timeout_min: float = Field(10.0, gt=0, description="Minutes for one way of exporting; then the next.")
-    batch_sizes: list[int] = Field(default=[1, 8, 32], min_length=1, description="Images per call.")
+    batch_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        default=[1, 8, 32], min_length=1, description="Images per call on prepared input; the latency is that of 1."
+    )
+    runtimes: list[Literal["onnxruntime", "tensorrt", "torch", "torch_compile"]] = Field(
+        default=["onnxruntime", "torch"],
+        min_length=1,
+        description="What runs the models, each in a process of its own; one that fails is shown with its reason. "
+        "`onnxruntime` must be among them: the others are compared with it. `tensorrt` runs on cuda alone.",
+    )
+    devices: list[Literal["cpu", "cuda"]] = Field(
+        default=["cpu"], min_length=1, description="Where they run; the first one's latency stands for a model."
+    )
+    regimes: list[Literal["prepared", "host_to_host", "end_to_end"]] = Field(
+        default=["prepared", "host_to_host", "end_to_end"],
+        description="Beside prepared input (which must be among them), single images from pixels to logits, and from "
+        "the file through decoding and preprocessing to logits.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Threads of each contender; by default what CPU affinity and container quota allow."
+    )
     rounds: int = Field(9, ge=7, description="Interleaved rounds; each gives one paired ratio.")
-    calls: int = Field(10, ge=3, description="Timed calls per round and contender at batch 1, fewer at larger ones.")
+    repeats: int = Field(3, ge=0, description="Rounds that may be added for those in which others used the machine.")
+    calls: int = Field(
+        10,
+        ge=3,
+        description="Timed calls per round and contender at batch 1, fewer at larger ones. Over all rounds, p95 needs "
+        "72 of them and p99 368.",
+    )
+    cold_starts: int = Field(1, ge=1, le=20, description="Fresh processes of each contender whose start is timed.")
+    budget_ms: float = Field(
+        50.0, gt=0, description="Milliseconds that an image may take: the report says which model to use then."
+    )
 
 
 class StackingNetwork(Settings):

@@ -28,7 +28,7 @@ STARTS = {
     "predict": TORCH + "import archbench.prediction",
     "explain": TORCH + "import archbench.explain",
     "export_onnx": TORCH + "import archbench.onnx_export, onnxscript, onnxruntime",
-    "time_inference": TORCH + "import archbench.inference_timing, onnxruntime",
+    "time_inference": TORCH + "import archbench.inference_timing.work, archbench.inference_timing.rounds",
     "calibrate": "import scripts.calibrate",
     "evaluate": "import scripts.evaluate, scripts.results",
     "ensemble": "import scripts.ensemble",

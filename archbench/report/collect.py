@@ -135,8 +135,19 @@ class DatasetResult:
         """The model of that name, if it belongs to the dataset."""
         return next((model for model in self.models if model.name == name), None)
 
-    def latency(self, model: str, runtime: str = "onnxruntime", batch_size: int = 1) -> dict[str, Any] | None:
-        """The timing of a model with one runtime and batch size, if it was measured."""
+    @property
+    def headline_runtime(self) -> str:
+        """The runtime whose latency stands for a model."""
+        return str((self.timing or {}).get("headline") or "onnxruntime")
+
+    @property
+    def timing_disturbed(self) -> bool:
+        """Whether other work on the machine disturbed the timing as a whole: no headline rests on it then."""
+        return bool(((self.timing or {}).get("isolation") or {}).get("disturbed"))
+
+    def latency(self, model: str, runtime: str | None = None, batch_size: int = 1) -> dict[str, Any] | None:
+        """The timing of a model with one runtime (the headline's) and batch size, if it was measured."""
+        runtime = runtime or self.headline_runtime
         for row in (self.timing or {}).get("results", []):
             if (row["model"], row["runtime"], row["batch_size"]) == (model, runtime, batch_size):
                 return dict(row)

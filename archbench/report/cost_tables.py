@@ -1,13 +1,13 @@
-"""Tables of the page about cost: training jobs, export parity, timing."""
+"""Tables of the page about cost: training jobs, export parity."""
 
 from __future__ import annotations
 
 from statistics import median
 from typing import Any
 
-from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
+from archbench.report.cells import Cell, Column, Table, number_cell, undefined_cell
 from archbench.report.collect import DatasetResult, ModelResult
-from archbench.report.labels import format_count, format_duration, format_ms, format_si, format_value
+from archbench.report.labels import format_duration, format_si, format_value
 from archbench.report.quality_tables import caption
 
 
@@ -124,51 +124,3 @@ def _parity_row(name: str, variant: dict[str, Any], batches: list[int]) -> list[
         number_cell(flips, f"{flips} of {decisions}", reason="nothing is decided, or nothing was compared"),
         Cell(status, sub="" if passed else str(reason or ""), tone="good" if passed else "bad"),
     ]
-
-
-def timing_table(dataset: DatasetResult) -> Table | None:
-    """Median and p95 of both runtimes at every batch size, and their paired ratio."""
-    rows = (dataset.timing or {}).get("results") or []
-    if not rows:
-        return None
-    columns = [
-        Column("Model", numeric=False),
-        Column("Batch"),
-        Column("ONNX Runtime, ms", "median per call; 95th percentile below"),
-        Column("PyTorch, ms", "median per call; 95th percentile below"),
-        Column("Images / s", "ONNX Runtime; PyTorch below"),
-        Column("PyTorch / ONNX Runtime", "ratio of latencies, paired by round; above 1 ONNX Runtime is faster"),
-    ]
-    keys = dict.fromkeys((row["model"], row["batch_size"]) for row in rows)
-    body = [_timing_row(dataset, model, batch) for model, batch in keys]
-    text = "latency per call, both runtimes in interleaved rounds."
-    return Table(f"timing-{dataset.name}", caption(dataset, text), columns, body, sortable=True)
-
-
-def _timing_row(dataset: DatasetResult, model: str, batch: int) -> list[Cell]:
-    onnx, torch = dataset.latency(model, "onnxruntime", batch), dataset.latency(model, "torch", batch)
-    ratios = (dataset.timing or {}).get("speedups") or []
-    ratio = next((r for r in ratios if (r["model"], r["batch_size"]) == (model, batch)), None)
-    record = None if ratio is None else {**ratio, "value": ratio["ratio"], "reason": "no paired round"}
-    rate = (onnx or {}).get("throughput_img_per_s")
-    other = (torch or {}).get("throughput_img_per_s")
-    return [
-        Cell(model, model.lower()),
-        Cell(str(batch), batch),
-        _latency_cell(onnx),
-        _latency_cell(torch),
-        number_cell(
-            rate,
-            f"{rate or 0:.1f}" if (rate or 0) < 10 else format_count(round(rate or 0)),
-            reason="not timed",
-            sub="" if other is None else f"{other:.1f}" if other < 10 else format_count(round(other)),
-        ),
-        record_cell(record, draw=True, digits=2, absent="not timed in both"),
-    ]
-
-
-def _latency_cell(row: dict[str, Any] | None) -> Cell:
-    if row is None:
-        return undefined_cell("not timed")
-    p95 = row.get("p95_ms")
-    return Cell(format_ms(row["median_ms"]), row["median_ms"], sub="" if p95 is None else f"p95 {format_ms(p95)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.text import join_names
+from archbench.report.timing import isolation_sentence
 
 FEW_PATIENTS = 30
 FEW_CASES_OF_A_CLASS = 10
@@ -88,10 +89,17 @@ def _few_patients_warning(dataset: DatasetResult) -> list[Notice]:
 
 
 def _timing_warning(dataset: DatasetResult) -> list[Notice]:
+    if dataset.timing_disturbed:
+        text = (
+            f"{isolation_sentence(dataset)} No latency stands in the answer. Neighbours slow those runtimes most whose "
+            "threads wait for each other, so that even ratios within rounds mislead: time again on a quiet machine "
+            "(delete timing.json)."
+        )
+        return [Notice("Disturbed timing", text)]
     disturbed = {
         row["model"]: row["p95_ms"] / row["median_ms"]
         for row in (dataset.timing or {}).get("results", [])
-        if row["runtime"] == "onnxruntime" and row["batch_size"] == 1 and row.get("p95_ms")
+        if row["runtime"] == dataset.headline_runtime and row["batch_size"] == 1 and row.get("p95_ms")
         if row["p95_ms"] > DISTURBED_RATIO * row["median_ms"]
     }
     if not disturbed:

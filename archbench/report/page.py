@@ -13,7 +13,7 @@ from archbench.report.audit_tables import audit_tables, hash_table, version_tabl
 from archbench.report.cam_view import cam_view
 from archbench.report.checklist_view import checklist_markdown, checklist_table
 from archbench.report.collect import INCOMPLETE, DatasetResult, StudyResult
-from archbench.report.cost_tables import parity_table, timing_table, training_table
+from archbench.report.cost_tables import parity_table, training_table
 from archbench.report.decisions_view import decisions_view
 from archbench.report.ensemble_figures import ensemble_panels
 from archbench.report.ensemble_words import ensemble_sentences
@@ -26,6 +26,7 @@ from archbench.report.pareto_figure import pareto_panel
 from archbench.report.quality_tables import ensemble_table
 from archbench.report.quality_view import quality_view
 from archbench.report.text import answer
+from archbench.report.timing_view import speed_view
 from archbench.report.tuning_view import final_table, search_panels, search_table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -140,6 +141,7 @@ def _dataset_view(study: StudyResult, dataset: DatasetResult, panels: DatasetPan
         **quality_view(dataset, panels),
         **decisions_view(dataset, panels),
         **_cost_view(dataset, panels),
+        "speed": speed_view(study, dataset),
         **_tuning_view(study, dataset),
         **cam_view(dataset),
         **_ensemble_view(dataset),
@@ -159,7 +161,6 @@ def _cost_view(dataset: DatasetResult, panels: DatasetPanels) -> dict[str, Any]:
         "training": render_all(panels.training),
         "training_table": training_table(dataset),
         "parity_table": parity_table(dataset),
-        "timing_table": timing_table(dataset),
         "timing_missing": f"Inference was not timed: {untimed}.",
         "hardware": f"Measured on {hardware_words(timing.get('hardware') or {})}; {timing.get('rounds')} rounds.",
     }

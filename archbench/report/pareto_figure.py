@@ -12,6 +12,7 @@ import numpy as np
 from archbench.report.collect import DatasetResult
 from archbench.report.figures import GRID_COLOR, Line, Panel, line_styles, wrap
 from archbench.report.labels import format_ms, format_value, metric_label
+from archbench.report.timing import runtime_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +24,12 @@ MAX_NARROW_LETTERS = 16
 
 @dataclass(frozen=True)
 class Point:
-    """One model in the plane of latency and quality; `measured` is false for a sum over members."""
+    """One model in the plane of latency and quality, each with its interval; a sum over members is not `measured`."""
 
     name: str
     latency_ms: float
-    p95_ms: float | None
+    latency_low_ms: float | None
+    latency_high_ms: float | None
     value: float
     low: float | None
     high: float | None
@@ -35,7 +37,7 @@ class Point:
 
 
 def pareto_points(dataset: DatasetResult) -> list[Point]:
-    """The models with both a primary metric and a latency (ONNX Runtime, batch 1)."""
+    """The models with both a primary metric and a latency (the headline's runtime, batch 1)."""
     points = []
     for model in dataset.evaluated:
         record, timing = model.record(dataset.primary), dataset.latency(model.name)
@@ -43,10 +45,10 @@ def pareto_points(dataset: DatasetResult) -> list[Point]:
             continue
         low, high = record.get("low"), record.get("high")
         if timing is not None:
-            p95 = timing.get("p95_ms")
-            points.append(Point(model.name, timing["median_ms"], p95, record["value"], low, high))
+            latency = (timing["median_ms"], timing.get("low_ms"), timing.get("high_ms"))
+            points.append(Point(model.name, *latency, record["value"], low, high))
         elif model.is_ensemble and (total := ensemble_latency_ms(dataset)) is not None:
-            points.append(Point(model.name, total, None, record["value"], low, high, measured=False))
+            points.append(Point(model.name, total, None, None, record["value"], low, high, measured=False))
     return points
 
 
@@ -94,7 +96,9 @@ def pareto_panel(dataset: DatasetResult, *, narrow: bool = False) -> Panel | Non
     styles = line_styles([model.name for model in dataset.models])
     draw = partial(_draw_pareto, points=points, front=front, styles=styles, metric=label.long)
     draw = partial(draw, listing=("below" if narrow else "beside") if listed_apart else "")
-    return Panel(f"Accuracy against latency, {dataset.name}", alt, draw, width, height)
+    draw = partial(draw, runtime=runtime_name(dataset.headline_runtime))
+    disturbed = " (timing disturbed)" if dataset.timing_disturbed else ""
+    return Panel(f"Accuracy against latency, {dataset.name}{disturbed}", alt, draw, width, height)
 
 
 def _draw_pareto(
@@ -105,6 +109,7 @@ def _draw_pareto(
     styles: dict[str, Line],
     metric: str,
     listing: str,
+    runtime: str,
 ) -> None:
     axes = figure.subplots()
     axes.step(
@@ -125,7 +130,7 @@ def _draw_pareto(
     if listing:
         handles = [_legend_mark(point, styles[point.name], name) for point, name in zip(points, names, strict=True)]
         figure.legend(handles=handles, loc=f"outside {'lower' if listing == 'below' else 'right'} center")
-    _set_latency_axis(axes, points)
+    _set_latency_axis(axes, points, runtime)
     axes.set_ylabel(wrap(metric, 34))
     axes.grid(color=GRID_COLOR, linewidth=0.6)
     axes.margins(y=0.1)
@@ -148,12 +153,13 @@ def _legend_mark(point: Point, style: Line, name: str) -> Any:
 def _draw_point(axes: Axes, point: Point, style: Line) -> None:
     low = 0.0 if point.low is None else max(0.0, point.value - point.low)
     high = 0.0 if point.high is None else max(0.0, point.high - point.value)
-    right = 0.0 if point.p95_ms is None else max(0.0, point.p95_ms - point.latency_ms)
+    left = 0.0 if point.latency_low_ms is None else max(0.0, point.latency_ms - point.latency_low_ms)
+    right = 0.0 if point.latency_high_ms is None else max(0.0, point.latency_high_ms - point.latency_ms)
     axes.errorbar(
         [point.latency_ms],
         [point.value],
         yerr=[[low], [high]],
-        xerr=[[0.0], [right]],
+        xerr=[[left], [right]],
         color=style.color,
         marker=style.marker,
         markersize=7,
@@ -164,18 +170,18 @@ def _draw_point(axes: Axes, point: Point, style: Line) -> None:
     )
 
 
-def _set_latency_axis(axes: Axes, points: Sequence[Point]) -> None:
+def _set_latency_axis(axes: Axes, points: Sequence[Point], runtime: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low = min(p.latency_ms for p in points)
-    high = max(max(p.latency_ms, p.p95_ms or 0) for p in points)
+    low = min(p.latency_low_ms or p.latency_ms for p in points)
+    high = max(p.latency_high_ms or p.latency_ms for p in points)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.35, high * 1.6)
     ticks = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.35 <= t <= high * 1.6]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("ms per image (log scale)\nONNX Runtime, batch 1")
+    axes.set_xlabel(f"ms per image (log scale)\n{runtime}, batch 1")
 
 
 # Where a label may stand around its point: shift in points, and how it is anchored there.

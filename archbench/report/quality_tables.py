@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
@@ -22,6 +23,7 @@ from archbench.report.labels import (
 )
 from archbench.report.quality_figures import ranked
 from archbench.report.tables import cost_of, headline_metrics
+from archbench.report.timing import runtime_name
 
 NOT_EVALUATED = "the model failed: it has no result"
 
@@ -39,7 +41,11 @@ def main_table(dataset: DatasetResult) -> Table:
         *(Column(metric_label(name).short, _metric_hint(name)) for name in names),
         Column("Against the best", "paired test over patients, corrected over all pairs (Holm)", numeric=False),
         Column("ECE", "expected calibration error after calibration, before it below; 0 is perfect"),
-        Column("ms / image", "ONNX Runtime, batch 1, median; images per second at the best batch below"),
+        Column(
+            "ms / image",
+            f"{runtime_name(dataset.headline_runtime)}, batch 1, median; images per second at the best batch below"
+            + ("; ! other work disturbed the timing" if dataset.timing_disturbed else ""),
+        ),
         Column("Parameters", "and the size of the ONNX file"),
         Column("Training", "all folds and seeds together"),
     ]
@@ -106,8 +112,11 @@ def _cost_cells(dataset: DatasetResult, model: ModelResult) -> list[Cell]:
         untimed = unexported = untrained = NOT_EVALUATED
     elif model.entry.get("checkpoint"):
         untrained = "given checkpoint, not trained"
+    latency = number_cell(cost["latency_ms"], format_ms(cost["latency_ms"]), reason=untimed, sub=speed)
+    if dataset.timing_disturbed and latency.reason is None:
+        latency = replace(latency, tone="warn")
     return [
-        number_cell(cost["latency_ms"], format_ms(cost["latency_ms"]), reason=untimed, sub=speed),
+        latency,
         number_cell(cost["parameters"], format_si(cost["parameters"]), reason=unexported, sub=onnx),
         number_cell(cost["train_seconds"], format_duration(cost["train_seconds"]), reason=untrained),
     ]

@@ -91,7 +91,7 @@ def _record_columns(name: str, record: Mapping[str, Any] | None) -> dict[str, An
 
 
 def cost_of(dataset: DatasetResult, model: ModelResult) -> dict[str, float | None]:
-    """What a model costs: latency and throughput (ONNX Runtime), parameters, file size, training.
+    """What a model costs: latency and throughput (of the headline's runtime), parameters, file size, training.
 
     Returns:
         latency_ms is the median at batch 1; throughput_img_per_s the highest over the batch
@@ -101,7 +101,7 @@ def cost_of(dataset: DatasetResult, model: ModelResult) -> dict[str, float | Non
     rates = [
         row["throughput_img_per_s"]
         for row in (dataset.timing or {}).get("results", [])
-        if row["model"] == model.name and row["runtime"] == "onnxruntime"
+        if row["model"] == model.name and row["runtime"] == dataset.headline_runtime
     ]
     export = model.export or {}
     seconds = model.settings("train_seconds")

@@ -166,17 +166,24 @@ def _is_same(pair: dict[str, Any] | None) -> bool:
 
 
 def _price_part(dataset: DatasetResult, best: ModelResult) -> str:
-    timing, seconds = dataset.latency(best.name), best.settings("train_seconds")
+    timing, seconds = _undisturbed(dataset, best), best.settings("train_seconds")
     hardware = ((dataset.timing or {}).get("hardware") or {}).get("cpu")
     parts = []
     if timing is not None:
         place = f" ({hardware})" if hardware else ""
         parts.append(f"{format_ms(timing['median_ms'])}\u00a0ms an image{place}")
+    elif dataset.timing_disturbed:
+        parts.append("an unknown time an image (other work disturbed the timing)")
     elif best.is_ensemble and (total := ensemble_latency_ms(dataset)) is not None:
         parts.append(f"about {format_ms(total)}\u00a0ms an image, the sum over its members")
     if seconds:
         parts.append(f"{format_duration(sum(seconds))} of training")
     return f"it costs {join_names(parts)}" if parts else ""
+
+
+def _undisturbed(dataset: DatasetResult, model: ModelResult) -> dict[str, Any] | None:
+    """The latency of a model, if the answer may rest on it."""
+    return None if dataset.timing_disturbed else dataset.latency(model.name)
 
 
 def _objections(dataset: DatasetResult, best: ModelResult) -> list[str]:
@@ -197,7 +204,7 @@ def _weakest_class(model: ModelResult) -> str:
 
 
 def _cheaper(dataset: DatasetResult, best: ModelResult) -> str:
-    mine = dataset.latency(best.name)
+    mine = _undisturbed(dataset, best)
     if mine is None:
         return ""
     for model in sorted(dataset.evaluated, key=lambda m: (dataset.latency(m.name) or {"median_ms": 1e9})["median_ms"]):

@@ -98,6 +98,9 @@ LEGAL: dict[str, Any] = {
     "ensemble.members": ["small"],
     "ensemble.external": {"older": "results/older"},
     "ensemble.mlp.hidden": [64],
+    "inference.runtimes": ["onnxruntime"],
+    "inference.devices": ["cuda"],
+    "inference.regimes": ["prepared"],
     "compute.log_dir": "elsewhere",
     "leaderboard.database": "elsewhere.sqlite",
     **{f"leaderboard.hub.{key}": ["other"] for key in ("tasks", "tags", "searches", "licences")},
@@ -940,3 +943,17 @@ def test_external_members_are_found_in_tables_model_folders_and_study_folders(tm
     content["ensemble"]["external"]["big"] = str(tmp_path / "nowhere")
     problem = only_problem(content, check_files=True)
     assert "no prediction table" in problem and problem.endswith("that holds <dataset>/<name>")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("runtimes", ["torch"], "onnxruntime is missing"),
+        ("regimes", ["end_to_end"], "prepared is missing"),
+        ("runtimes", ["onnxruntime", "tensorrt"], "tensorrt needs cuda"),
+        ("batch_sizes", [1, 8, 8], "8 is repeated"),
+    ],
+)
+def test_a_timing_keeps_what_others_are_compared_with(key: str, value: list[Any], words: str) -> None:
+    problem = only_problem(base(**{f"inference__{key}": value}))
+    assert problem.startswith(f"inference.{key}: ") and words in problem

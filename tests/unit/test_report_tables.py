@@ -237,7 +237,7 @@ def test_precision_at_recall_agrees_with_scikit_learn() -> None:
 
 def test_pareto_front_keeps_what_no_other_beats() -> None:
     points = [
-        Point(name, ms, None, value, None, None)
+        Point(name, ms, None, None, value, None, None)
         for name, ms, value in (("slow_best", 9, 0.9), ("fast", 1, 0.5), ("beaten", 5, 0.4), ("middle", 4, 0.7))
     ]
     assert [p.name for p in pareto_front(points)] == ["fast", "middle", "slow_best"]

@@ -271,11 +271,16 @@ def network_code(script):
     return lambda w: fingerprint(script, components_of(architecture=architecture(w)))
 
 
+EXPORT_KEYS = {
+    *("precisions", "fold_normalization", "non_inferiority_margin"),
+    *("calibration_images", "export_timeout_min", "batch_sizes"),
+}
+
+
 def export_settings(w):
     """What an export and its gate depend on."""
-    timing_alone = {"rounds", "calls"}
     evaluation = STUDY.evaluation.model_dump(include={"resamples", "delta", "seed"})
-    inference = STUDY.inference.model_dump(exclude=timing_alone)
+    inference = STUDY.inference.model_dump(include=EXPORT_KEYS)
     return settings_hash([network_settings(w), inference, evaluation])
 
 
@@ -330,6 +335,11 @@ def bundle_inputs(w):
     pointers = [cache_pointer_of(w.dataset, model) for model in models]
     found = expand(f"{MODEL}/{{file}}", dataset=w.dataset, model=models, file=files)
     return found + sorted(set(pointers))
+
+
+def timing_settings():
+    """What a timing depends on beside its files; the budget only asks something of the result."""
+    return STUDY.inference.model_dump(exclude={"budget_ms"})
 
 
 FIGURES = {

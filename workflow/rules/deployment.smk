@@ -37,7 +37,7 @@ rule export_onnx:
         " --output {output.onnx} --account {output.account} --code {params.code} 2>&1 | tee {log}"
 
 
-# All cores: nothing else may run beside a measurement.
+# All cores: nothing else of this run may work beside a measurement. The script also holds a lock of the machine.
 rule time_inference:
     input:
         manifest=f"{DATA}/manifest.parquet",
@@ -56,13 +56,14 @@ rule time_inference:
         mem_mb=grow(8000),
         runtime=grow(120),
         timing=1,
+        gpu=STUDY.compute.gpus if "cuda" in STUDY.inference.devices else 0,
     params:
         entries=timing_entries,
-        settings=STUDY.inference.model_dump(),
+        settings=timing_settings(),
         code=fingerprint("time_inference"),
     message:
         "{wildcards.dataset}: time inference of all models, interleaved"
     shell:
         "python $SCRIPTS/time_inference.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {input.manifest} --folds {input.folds} --entry {params.entries}"
-        " --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log}"
+        " --memory-mib {resources.mem_mb} --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log}"
