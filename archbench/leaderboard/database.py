@@ -39,13 +39,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
             run_id TEXT PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE, content BLOB NOT NULL)""",
         "CREATE INDEX runs_by_dataset ON runs (dataset, task, data_hash)",
     ),
-    (  # runs of other sites
+    (  # runs of other sites; how an interval was made
         "ALTER TABLE runs ADD COLUMN site TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE metrics ADD COLUMN method TEXT",
         "ALTER TABLE predictions ADD COLUMN hashed_with TEXT",
     ),
 )
 VERSION = len(STEPS)
-METRIC_COLUMNS = ("name", "value", "low", "high", "n_cases", "n_patients", "reason")
+METRIC_COLUMNS = ("name", "value", "low", "high", "n_cases", "n_patients", "method", "reason")
 TIMING_COLUMNS = ("runtime", "batch_size", "median_ms", "p95_ms", "throughput_img_per_s")
 RUN_COLUMNS = (
     *("id", "added_at", "study", "dataset", "task", "model", "data_hash", "config_hash"),

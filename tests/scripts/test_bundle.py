@@ -87,8 +87,10 @@ class Desk:
         }
         kind = {"classes": list(CLASSES), "labels": ["grade"], "phantom": False, "root": str(root)}
         write_table(self.path("manifest.parquet"), pa.table(manifest), kind)
-        rows = [(c, f, split_of(k // 2, f)) for f in range(FOLDS) for k, c in enumerate(names)]
-        columns = dict(zip(("case_id", "fold", "split"), map(list, zip(*rows, strict=True)), strict=True))
+        rows = [
+            (c, f"patient{k // 2:02d}", f, split_of(k // 2, f)) for f in range(FOLDS) for k, c in enumerate(names)
+        ]
+        columns = dict(zip(("case_id", "patient_id", "fold", "split"), map(list, zip(*rows, strict=True)), strict=True))
         write_table(self.path("folds.parquet"), pa.table(columns), {})
         audit = {
             "phantom": False,
@@ -123,11 +125,9 @@ class Desk:
         self._rate(model)
 
     def _rate(self, model: str) -> None:
-        given = ["--predictions", self.path(model, "predictions.parquet"), "--output"]
-        self.call(calibrate, *given, self.path(model, "calibration.json"), model=model)
-        self.call(
-            evaluate, *given, self.path(model, "metrics.json"), "--folds", self.path("folds.parquet"), model=model
-        )
+        given = ["--predictions", self.path(model, "predictions.parquet"), "--folds", self.path("folds.parquet")]
+        self.call(calibrate, *given, "--output", self.path(model, "calibration.json"), model=model)
+        self.call(evaluate, *given, "--output", self.path(model, "metrics.json"), model=model)
 
     def _combine(self) -> None:
         tables = [self.path(model, "predictions.parquet") for model in MODELS]

@@ -199,6 +199,7 @@ def test_undefined_records_have_a_reason_and_no_value() -> None:
         "high": None,
         "n_cases": 5,
         "n_patients": 3,
+        "method": "none",
         "reason": "one class only",
     }
 
