@@ -66,12 +66,14 @@ rule all:
 
 
 onsuccess:
-    print(
-        f"\nreport: {RESULTS}/report.html\ntable:  {RESULTS}/results_table.txt",
-        file=sys.stderr,
-    )
+    print(closing_words(), file=sys.stderr)
 
 
 onerror:
     if not only_boards_asked_for():
         shell(partial_commands())
+    if stopped_by_user(log):
+        print(
+            "stopped on request, nothing failed: the same command goes on from here",
+            file=sys.stderr,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -84,8 +85,16 @@ def _start_line(job: Job, data: TrainingData, device: torch.device, dtype: torch
     mixed = f"on ({str(dtype).removeprefix('torch.')})" if dtype != torch.float32 else "off"
     return (
         f"{job.model.architecture} at {job.network['image_size']} px on {devices.device_name(device)}, mixed precision "
-        f"{mixed}, {len(data.train_rows)} training and {len(data.val_rows)} validation images"
+        f"{mixed}, {len(data.train_rows)} training and {len(data.val_rows)} validation images{_unused_gpu(device)}"
     )
+
+
+def _unused_gpu(device: torch.device) -> str:
+    """A remark where SLURM gave the job a GPU that torch doesn't see."""
+    given = any(os.environ.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS", "SLURM_GPUS_ON_NODE"))
+    if device.type != "cpu" or not given or torch.cuda.is_available():
+        return ""
+    return "; SLURM gave this job a GPU, but torch sees none: check the node's driver (nvidia-smi)"
 
 
 def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> TrainingData:

@@ -87,9 +87,7 @@ class Desk:
         }
         kind = {"classes": list(CLASSES), "labels": ["grade"], "phantom": False, "root": str(root)}
         write_table(self.path("manifest.parquet"), pa.table(manifest), kind)
-        rows = [
-            (c, f"patient{k // 2:02d}", f, split_of(k // 2, f)) for f in range(FOLDS) for k, c in enumerate(names)
-        ]
+        rows = [(c, f"patient{k // 2:02d}", f, split_of(k // 2, f)) for f in range(FOLDS) for k, c in enumerate(names)]
         columns = dict(zip(("case_id", "patient_id", "fold", "split"), map(list, zip(*rows, strict=True)), strict=True))
         write_table(self.path("folds.parquet"), pa.table(columns), {})
         audit = {

@@ -122,6 +122,19 @@ def test_the_log_says_what_is_trained_and_whether_in_mixed_precision(
     )
 
 
+def test_a_gpu_that_slurm_gave_and_torch_does_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU here")
+    desk = Desk(tmp_path, training={"epochs": 1})
+    desk.train("without")
+    assert "SLURM gave" not in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    desk.train("with")
+    assert "SLURM gave this job a GPU, but torch sees none" in capsys.readouterr().err
+
+
 def tuning(**changes: Any) -> dict[str, Any]:
     space = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"choices": [0.0, 0.1]}}
     return {"trials": 4, "pruner": "none", "space": space, **changes}

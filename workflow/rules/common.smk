@@ -446,6 +446,19 @@ def partial_report_command():
     return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 
 
+def closing_words():
+    """What to look at, of what was asked for."""
+    asked = set(workflow.dag_settings.targets)
+    if not asked:
+        return f"\nreport: {RESULTS}/report.html\ntable:  {RESULTS}/results_table.txt"
+    return f"\ndone: {', '.join(sorted(asked))}"
+
+
+def stopped_by_user(log):
+    """Whether Snakemake ended on Ctrl-C, by its log."""
+    return "Terminating processes on user request" in Path(log).read_text()
+
+
 def only_boards_asked_for():
     """A board that fails says nothing about the study, whose report stays as it is."""
     asked = set(workflow.dag_settings.targets)
