@@ -30,6 +30,7 @@ PROVENANCE_PACKAGES = (
     "onnx",
     "onnxruntime-gpu",
     "onnxruntime",
+    "monai",
     "numpy",
     "scikit-learn",
     "snakemake",
