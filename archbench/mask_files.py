@@ -71,7 +71,7 @@ def _read_nifti(path: Path, convert: Callable[[Array], Array]) -> Mask:
 
     try:
         image: Any = nibabel.load(path)
-        shape, spacing = _space(image)
+        shape, spacing = _space(image, _stored_zooms(path, image))
         values = np.asanyarray(image.dataobj).reshape(shape)
     except MaskError:
         raise
@@ -81,7 +81,16 @@ def _read_nifti(path: Path, convert: Callable[[Array], Array]) -> Mask:
     return Mask(convert(values), spacing, np.asarray(image.affine, dtype=np.float64))
 
 
-def _space(image: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _stored_zooms(path: Path, image: Any) -> list[Any]:
+    """Spacing as the file says it: nibabel replaces a missing one by 1."""
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(path) as file:
+        header: Any = type(image.header).from_fileobj(file, check=False)
+    return list(header["pixdim"][1 : 1 + len(image.shape)])
+
+
+def _space(image: Any, zooms: list[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Shape without trailing axes of one voxel, and spacing, from the header alone."""
     shape = [int(size) for size in image.shape]
     while len(shape) > 2 and shape[-1] == 1:
@@ -92,7 +101,7 @@ def _space(image: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
         raise MaskError(f"the header claims the shape {tuple(shape)}: it is damaged")
     unit = image.header.get_xyzt_units()[0]
     # the shortest decimal of the stored 32-bit number: 0.7, not 0.699999988
-    spacing = tuple(float(str(np.float32(zoom))) * MM_PER_UNIT.get(unit, 1.0) for zoom in image.header.get_zooms())
+    spacing = tuple(float(str(np.float32(zoom))) * MM_PER_UNIT.get(unit, 1.0) for zoom in zooms)
     spacing = spacing[: len(shape)]
     if not all(np.isfinite(value) and value > 0 for value in spacing) or not np.isfinite(image.affine).all():
         raise MaskError(f"no valid voxel spacing in the header (pixdim {spacing}): export it with its geometry")

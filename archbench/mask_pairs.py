@@ -1,20 +1,16 @@
-"""Masks of several tools paired with the truth by exact case id, and every problem of them found at once."""
+"""Masks of several tools paired with the truth by exact case id."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from archbench.mask_files import Mask, MaskError, differing_space, read_mask, suffix_of
+from archbench.mask_files import suffix_of
 
 TRUTH = "truth"
 IMAGE_MARK = "_0000"
-SHOWN_LABELS = 8
 
 
 @dataclass(frozen=True)
@@ -45,28 +41,6 @@ class MaskCase:
     patient: str
     truth: Path
     predictions: Mapping[str, Path]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Which labels exist and which are scored.
-
-    Attributes:
-        names: Allowed label numbers and their names, without the background.
-        scored: Name of each scored structure and its label; None is every value but 0.
-    """
-
-    names: Mapping[int, str]
-    scored: Mapping[str, int | None]
-
-
-@dataclass
-class CheckedCase:
-    """What reading a case's files told: problems, and the labels of each file by source."""
-
-    problems: list[Problem] = field(default_factory=list)
-    labels: dict[str, set[int]] = field(default_factory=dict)
-    axes: int = 0
 
 
 def case_of(name: str) -> str:
@@ -168,81 +142,17 @@ def read_patients(path: Path) -> dict[str, str]:
     return found
 
 
-def check_cases(
-    cases: Sequence[MaskCase], *, spacing_mm: Sequence[float] | None, workers: int
-) -> tuple[list[CheckedCase], list[Problem]]:
-    """Read every file once, at most one case per worker at a time: damage, sizes, places, and which labels occur."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        checked = list(pool.map(lambda case: _check_case(case, spacing_mm), cases))
-    axes = [entry.axes for entry in checked if entry.axes]
-    problems = [problem for entry in checked for problem in entry.problems]
-    for case, entry in zip(cases, checked, strict=True):
-        if entry.axes and entry.axes != axes[0]:
-            words = f"{entry.axes} dimensions, the first case has {axes[0]}: evaluate them in two runs"
-            problems.append(Problem(TRUTH, case.name, str(case.truth), words))
-    return checked, problems
-
-
-def _check_case(case: MaskCase, spacing_mm: Sequence[float] | None) -> CheckedCase:
-    found = CheckedCase()
-    truth: Mask | None = None
-    for source, path in ((TRUTH, case.truth), *case.predictions.items()):
-        try:
-            mask = read_mask(path, spacing_mm=spacing_mm)
-        except MaskError as error:
-            found.problems.append(Problem(source, case.name, str(path), str(error)))
-            continue
-        found.labels[source] = set(np.unique(mask.labels).tolist())
-        if source == TRUTH:
-            truth, found.axes = mask, mask.labels.ndim
-        elif truth is not None and (words := differing_space(truth, mask)):
-            remedy = "resample it onto the truth's voxels by nearest neighbour"
-            found.problems.append(Problem(source, case.name, str(path), f"{words} (truth {case.truth}): {remedy}"))
-    return found
-
-
-def choose_labels(
-    checked: Sequence[CheckedCase], *, names: Mapping[int, str] | None, foreground: str | Sequence[int]
-) -> Labels:
-    """Which labels exist and which are scored.
-
-    Args:
-        names: Allowed labels; None allows those that occur in a truth.
-        foreground: "each" scores every label, "any" all nonzero values as one structure, numbers those labels.
-    Raises:
-        ValueError: If a chosen label doesn't exist, or there is none.
-    """
-    known = dict(names or {})
-    if names is None:
-        occurring = {label for entry in checked for label in entry.labels.get(TRUTH, ()) if label != 0}
-        known = {label: str(label) for label in sorted(occurring)}
-    if foreground == "any":
-        return Labels(known, {"foreground": None})
-    chosen = list(known) if foreground == "each" else [int(label) for label in foreground]
-    absent = [label for label in chosen if label not in known]
-    if absent:
-        raise ValueError(f"--foreground {absent}: no such label, there are {sorted(known)}")
-    if not chosen:
-        raise ValueError("every true mask is empty: name the labels with --labels 1=name")
-    return Labels(known, {known[label]: label for label in chosen})
-
-
-def unknown_labels(
-    cases: Sequence[MaskCase], checked: Sequence[CheckedCase], labels: Labels, *, any_label: bool
-) -> list[Problem]:
-    """Masks with labels that are not in the list.
-
-    Args:
-        any_label: Every nonzero value counts as foreground, so that none is unknown.
-    """
-    problems = []
-    remedy = "correct the mask, name the label with --labels, or take every nonzero value with --foreground any"
-    for case, entry in zip(cases, checked, strict=True):
-        for source, present in entry.labels.items():
-            unknown = sorted(present - set(labels.names) - {0})
-            if unknown and not any_label:
-                path = case.truth if source == TRUTH else case.predictions[source]
-                shown = ", ".join(map(str, unknown[:SHOWN_LABELS])) + (" …" if len(unknown) > SHOWN_LABELS else "")
-                words = f"label {shown} is not among {sorted(labels.names)}: {remedy}"
-                problems.append(Problem(source, case.name, str(path), words))
+def missing_images(folder: Path, cases: Sequence[MaskCase]) -> list[Problem]:
+    """Cases without an image to draw on."""
+    images, problems = list_masks(folder, "images")
+    problems += [
+        Problem("images", None, str(folder), f"no image {case.name}{IMAGE_MARK}.* or {case.name}.*: add it")
+        for case in cases
+        if images and image_of(case.name, images) is None
+    ]
     return problems
+
+
+def image_of(case: str, images: Mapping[str, Path]) -> Path | None:
+    """The image of a case, with or without the channel's mark."""
+    return images.get(f"{case}{IMAGE_MARK}") or images.get(case)

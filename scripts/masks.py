@@ -23,32 +23,19 @@ from typing import Any
 from archbench.artifacts import provenance, write_json, write_text
 from archbench.command_line import run
 from archbench.comparison import compare_scores
+from archbench.mask_checks import Labels, usable_cases
 from archbench.mask_evaluation import (
-    CaseResult,
     PatientDraws,
-    case_table,
     draw_patients,
     examples,
-    measure,
-    size_unit,
     structures_of,
     summarise,
     tool_scores,
     warnings_of,
 )
 from archbench.mask_files import suffix_of
-from archbench.mask_pairs import (
-    IMAGE_MARK,
-    Labels,
-    MaskCase,
-    Problem,
-    check_cases,
-    choose_labels,
-    list_masks,
-    pair_masks,
-    read_patients,
-    unknown_labels,
-)
+from archbench.mask_measurement import CaseResult, case_table, measure, size_unit
+from archbench.mask_pairs import MaskCase, Problem, image_of, list_masks, missing_images, pair_masks, read_patients
 from archbench.metrics.segmentation import MASK_METRICS
 from archbench.report.mask_page import render_mask_page
 from archbench.report.mask_pictures import write_overlay
@@ -103,6 +90,7 @@ def check(args: argparse.Namespace, refuse: Callable[[str], Any]) -> None:
     numbers = [word for word in args.foreground if re.fullmatch(r"-?\d+", word)]
     if args.foreground not in (["each"], ["any"]) and numbers != args.foreground:
         refuse(f"--foreground is each, any or numbers of labels, got {args.foreground}")
+    args.foreground = [int(word) for word in numbers] or args.foreground[0]
 
 
 def default_workers() -> int:
@@ -116,7 +104,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     folders = named_folders(args.masks)
     patients = read_patients(args.patients) if args.patients else None
-    cases, labels, problems = usable_cases(args, folders, patients)
+    cases, problems = pair_masks(args.seg_dir, folders, patients=patients, max_cases=args.max_cases)
+    problems += missing_images(args.image_dir, cases) if args.image_dir else []
+    print(f"{len(cases)} cases, {len(folders)} tools: checking every mask", file=sys.stderr)
+    cases, labels, problems = usable_cases(
+        cases,
+        problems,
+        names=label_names(args.labels),
+        foreground=args.foreground,
+        spacing_mm=args.spacing_mm,
+        leave_out=args.leave_out,
+        workers=args.workers,
+    )
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
     results = measure(
         cases,
         scored=labels.scored,
@@ -170,53 +171,6 @@ def label_names(words: Sequence[str] | None) -> dict[int, str] | None:
             raise ValueError(f"--labels {word}: write each label once, as 1=liver")
         found[int(number)] = name or number
     return {number: name for number, name in found.items() if number != 0}
-
-
-def usable_cases(
-    args: argparse.Namespace, folders: Mapping[str, Path], patients: Mapping[str, str] | None
-) -> tuple[list[MaskCase], Labels, list[Problem]]:
-    """Cases without a problem, their labels, and all problems.
-
-    Raises:
-        ValueError: With every problem; with --leave-out only if no case is left.
-    """
-    cases, problems = pair_masks(args.seg_dir, folders, patients=patients, max_cases=args.max_cases)
-    if args.image_dir:
-        problems += missing_images(args.image_dir, cases)
-    print(f"{len(cases)} cases of {len(folders)} tools: reading and checking every mask", file=sys.stderr)
-    checked, found = check_cases(cases, spacing_mm=args.spacing_mm, workers=args.workers)
-    problems += found
-    foreground = args.foreground[0] if args.foreground[0] in ("each", "any") else [int(n) for n in args.foreground]
-    labels, names = Labels({}, {}), label_names(args.labels)
-    if any(entry.labels for entry in checked):
-        labels = choose_labels(checked, names=names, foreground=foreground)
-        any_label = foreground == "any" and names is None
-        problems += unknown_labels(cases, checked, labels, any_label=any_label)
-    lost = {problem.case for problem in problems}
-    left = [case for case in cases if case.name not in lost]
-    if problems and (not args.leave_out or not left):
-        remedy = "Nothing was computed. Correct them, or leave their cases out with --leave-out."
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ValueError(f"{len(problems)} problems with the masks:\n{lines}\n{remedy}")
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    return left, labels, problems
-
-
-def missing_images(folder: Path, cases: Sequence[MaskCase]) -> list[Problem]:
-    """Cases without an image to draw on."""
-    images, problems = list_masks(folder, "images")
-    problems += [
-        Problem("images", None, str(folder), f"no image {case.name}{IMAGE_MARK}.* or {case.name}.*: add it")
-        for case in cases
-        if images and image_of(case.name, images) is None
-    ]
-    return problems
-
-
-def image_of(case: str, images: Mapping[str, Path]) -> Path | None:
-    """The image of a case, with or without the channel's mark."""
-    return images.get(f"{case}{IMAGE_MARK}") or images.get(case)
 
 
 def progress_of(total: int, *, every: bool) -> Callable[[int, str], None]:
@@ -278,7 +232,6 @@ def summary_of(
             *primary["warnings"],
             *spacing_note(args, results),
         ],
-        "methods": methods(args),
     }
 
 
@@ -318,24 +271,6 @@ def spacing_note(args: argparse.Namespace, results: Sequence[CaseResult]) -> lis
 def truths(args: argparse.Namespace) -> list[Path]:
     """Files of the true masks."""
     return list(list_masks(args.seg_dir, "truth")[0].values())
-
-
-def methods(args: argparse.Namespace) -> list[str]:
-    """How the numbers were made, in sentences."""
-    return [
-        "Masks were paired with the truth by exact case id and compared voxel by voxel. A case's value over all "
-        "labels is the mean over the labels with a value, a patient's the mean over the cases, and the result the "
-        "mean over the patients.",
-        "Truth and prediction empty: Dice, IoU, sensitivity and distances are undefined and the case is a true "
-        "negative of the detection table. Truth empty only: undefined, and a false positive with its size. "
-        "Prediction empty only: Dice, IoU, sensitivity and surface Dice are 0 and HD95 is the diagonal of the image.",
-        f"HD95 and surface Dice (tolerance {args.tolerance_mm:g} mm, boundary elements weighed by their area) are "
-        "those of MONAI; HD95 is the larger of the two directed 95 % quantiles over boundary voxels.",
-        f"Intervals are percentiles of {args.resamples} draws of the patients, p values of "
-        f"{args.comparison_resamples} draws that all tools share, corrected after Holm over all pairs. Dice is the "
-        "primary metric; only it has a verdict. Differences that are not significant are not called equal.",
-        "Inference seconds and memory of the tools are not known here: the masks were given.",
-    ]
 
 
 def draw_overlays(

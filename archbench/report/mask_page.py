@@ -36,6 +36,7 @@ def render_mask_page(summary: Mapping[str, Any], overlays: Sequence[Mapping[str,
         environment.get_template("masks.html.j2").render(
             summary=summary,
             answer=answer(summary),
+            methods=methods(summary["settings"]),
             forest=render(forest_panel(summary)),
             results=results_table(summary, first, caption=_caption(summary, first)),
             by_label=[results_table(summary, name, caption=_caption(summary, name)) for name in others],
@@ -113,3 +114,21 @@ def _picture(entry: Mapping[str, Any], folder: Path) -> Picture:
     title = f"{entry['kind']}: {entry['case']}, Dice {format_value(entry['dice'])}"
     alt = f"Masks of {entry['tool']} and the truth, {title}."
     return Picture(f"data:image/png;base64,{encoded}", alt, title, 0, 0)
+
+
+def methods(settings: Mapping[str, Any]) -> list[str]:
+    """How the numbers were made, in sentences."""
+    return [
+        "Masks were paired with the truth by exact case id and compared voxel by voxel. A case's value over all "
+        "labels is the mean over the labels with a value, a patient's the mean over the cases, and the result the "
+        "mean over the patients.",
+        "Truth and prediction empty: Dice, IoU, sensitivity and distances are undefined and the case is a true "
+        "negative of the detection table. Truth empty only: undefined, and a false positive with its size. "
+        "Prediction empty only: Dice, IoU, sensitivity and surface Dice are 0 and HD95 is the diagonal of the image.",
+        f"HD95 and surface Dice (tolerance {settings['tolerance_mm']:g} mm, boundary elements weighed by area) are "
+        "those of MONAI; HD95 is the larger of the two directed 95 % quantiles over boundary voxels.",
+        f"Intervals are percentiles of {settings['resamples']} draws of the patients, p values of "
+        f"{settings['comparison_resamples']} draws that all tools share, corrected after Holm over all pairs. "
+        "Dice is the primary metric; only it has a verdict. Differences that are not significant are not called equal.",
+        "Inference seconds and memory of the tools are not known here: the masks were given.",
+    ]
