@@ -170,12 +170,12 @@ def _checked_labels(values: Array) -> Array:
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     if values.dtype.kind == "f":
-        lost = int(np.count_nonzero(~np.isfinite(values)))
+        lost = sum(int(np.count_nonzero(~np.isfinite(part))) for part in values)
         if lost:
             raise MaskError(f"{lost} voxels are NaN or infinite: a label is missing there, export the mask again")
-        if (values != np.rint(values)).any():
-            example = values[values != np.rint(values)].flat[0]
-            raise MaskError(f"values such as {example:g} are no labels: threshold probabilities, resample by nearest")
+        broken = next((part[part != np.rint(part)] for part in values if (part != np.rint(part)).any()), None)
+        if broken is not None:
+            raise MaskError(f"values such as {broken[0]:g} are no labels: threshold probabilities, resample by nearest")
     elif values.dtype.kind not in "iu":
         raise MaskError(f"values of type {values.dtype} are no labels: save whole numbers")
     low, high = int(values.min()), int(values.max())
