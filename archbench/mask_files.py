@@ -85,7 +85,7 @@ def _stored_zooms(path: Path, image: Any) -> list[Any]:
     """Spacing as the file says it: nibabel replaces a missing one by 1."""
     from nibabel.openers import ImageOpener
 
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         header: Any = type(image.header).from_fileobj(file, check=False)
     return list(header["pixdim"][1 : 1 + len(image.shape)])
 
