@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from archbench.metrics.metric import Array
 BOTH_EMPTY = "truth and prediction are empty"
 TRUTH_EMPTY = "the truth is empty, the prediction is not: counted as a false positive, see the detection table"
 NO_BACKGROUND = "the truth fills the whole image"
+SLAB = 32  # slices of a volume whose boundary elements are found at once
 TIE = 1e-5  # relative: a distance equal to the tolerance counts as within it, whatever the rounding to 32 bits
 
 
@@ -110,27 +112,50 @@ def _surfaces(truth: Array, prediction: Array, spacing_mm: Sequence[float], tole
     """HD95 and surface Dice of two masks that are not empty.
 
     Source:
-        MONAI: HD95 is the larger of the two directed 95 % quantiles over the boundary voxels; surface Dice weighs
-        boundary elements by their area, as Nikolov et al., 2018.
+        MONAI: HD95 is the larger of the two directed 95 % quantiles over the boundary voxels; boundary elements and
+        their areas are those of Nikolov et al., 2018. Its surface Dice itself took 6.9 GB for 512 x 512 x 300 voxels,
+        so that the sum over the elements is ours; a test compares the two.
     """
     import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics import compute_hausdorff_distance
 
     box = _box(truth | prediction)
-    true, said = (torch.from_numpy(np.pad(mask[box], 1)[None, None]).float() for mask in (truth, prediction))
+    true, said = (torch.from_numpy(np.pad(mask[box], 1)) for mask in (truth, prediction))
     spacing = [float(step) for step in spacing_mm]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)  # its own call
-        distance = compute_hausdorff_distance(said, true, include_background=True, percentile=95, spacing=spacing)
-        surface = compute_surface_dice(
-            said,
-            true,
-            class_thresholds=[tolerance_mm * (1 + TIE)],
-            include_background=True,
-            spacing=spacing,
-            use_subvoxels=True,
+        distance = compute_hausdorff_distance(
+            said[None, None], true[None, None], include_background=True, percentile=95, spacing=spacing
         )
-    return float(distance), float(surface)
+    return float(distance), _surface_dice(_elements(true, said, spacing), tolerance_mm * (1 + TIE))
+
+
+def _elements(true: Any, said: Any, spacing: list[float]) -> list[tuple[Array, Array]]:
+    """Places in mm (N, axes) and areas (N,) of the boundary elements of both masks, slab by slab: memory is bounded."""
+    from monai.metrics.utils import get_mask_edges
+
+    found: list[list[tuple[Array, Array]]] = [[], []]
+    for start in range(0, len(true) - 1, SLAB):
+        part = slice(start, start + SLAB + 1)  # an element lies between two voxels
+        edges = get_mask_edges(said[part], true[part], crop=False, spacing=spacing)
+        said_edges, true_edges, said_areas, true_areas = (np.asarray(values) for values in edges)
+        for places, where, areas in ((found[0], true_edges, true_areas), (found[1], said_edges, said_areas)):
+            index = np.argwhere(where)
+            index[:, 0] += start
+            places.append((index * np.array(spacing), areas[where]))
+    return [tuple(np.concatenate(parts) for parts in zip(*mask, strict=True)) for mask in found]  # type: ignore[misc]
+
+
+def _surface_dice(elements: list[tuple[Array, Array]], tolerance_mm: float) -> float:
+    """Share of the area of both surfaces that lies within the tolerance of the other one."""
+    from scipy.spatial import KDTree
+
+    near = total = 0.0
+    for (places, areas), (others, _) in (elements, elements[::-1]):
+        distances = KDTree(others).query(places, distance_upper_bound=tolerance_mm * (1 + TIE))[0]
+        near += float(areas[distances <= tolerance_mm].sum(dtype=np.float64))
+        total += float(areas.sum(dtype=np.float64))
+    return near / total
 
 
 def _box(mask: Array) -> tuple[slice, ...]:

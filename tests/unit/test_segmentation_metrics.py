@@ -80,6 +80,23 @@ def test_hd95_agrees_with_all_distances_of_all_boundary_voxels(shape, seed):
         assert back.values[name] == pytest.approx(found.values[name], rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+@pytest.mark.parametrize("shape", [(80, 30), (70, 15, 12)])  # several slabs
+def test_surface_dice_is_that_of_monai(shape):
+    import torch
+    from monai.metrics import compute_surface_dice
+
+    generator = np.random.default_rng(len(shape))
+    spacing = [1.5, 0.7, 1.0][: len(shape)]
+    truth, prediction = (ndimage.gaussian_filter(generator.normal(size=shape), 2) > 0.02 for _ in range(2))
+    masks = (torch.from_numpy(mask[None, None]).float() for mask in (prediction, truth))
+    expected = compute_surface_dice(
+        *masks, class_thresholds=[1.6], include_background=True, spacing=spacing, use_subvoxels=True
+    )
+    found = scores(truth, prediction, tuple(spacing), tolerance_mm=1.6).values["surface_dice"]
+    assert 0.1 < found < 0.95 and found == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_masks_at_the_border_have_a_surface_there():
     whole = np.ones((6, 6), bool)
     found = scores(whole, whole.copy())
