@@ -152,7 +152,8 @@ def _surface_dice(elements: list[tuple[Array, Array]], tolerance_mm: float) -> f
 
     near = total = 0.0
     for (places, areas), (others, _) in (elements, elements[::-1]):
-        distances = KDTree(others).query(places, distance_upper_bound=tolerance_mm * (1 + TIE))[0]
+        beyond = tolerance_mm * (1 + TIE) + TIE  # farther ones needn't be found
+        distances = KDTree(others).query(places, distance_upper_bound=beyond)[0]
         near += float(areas[distances <= tolerance_mm].sum(dtype=np.float64))
         total += float(areas.sum(dtype=np.float64))
     return near / total

@@ -50,6 +50,11 @@ def test_a_distance_equal_to_the_tolerance_is_within_it():
     assert found.values["surface_dice"] == pytest.approx(1.0)
 
 
+def test_a_tolerance_of_zero_asks_for_the_same_surface():
+    assert scores(square(8), square(8), tolerance_mm=0.0).values["surface_dice"] == 1
+    assert scores(square(8), square(9), tolerance_mm=0.0).values["surface_dice"] == pytest.approx(0.5)
+
+
 def test_distances_are_in_mm_of_each_axis():
     truth, prediction = np.zeros((2, 9, 9, 9), bool)
     truth[1, 2, 3] = prediction[3, 5, 3] = True
