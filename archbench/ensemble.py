@@ -138,8 +138,11 @@ def _nested(
         per_fold.append((fold, fold_choice))
     predictions = setting.table(test, result)
     if not source.crossed:
-        validation = cross_fitted(source, lambda fit, to: apply_choice(choice, fit, to, setting))
-        predictions = _concatenate(setting.table(source.rows, validation), predictions)
+        validation = base_table(source.rows, choice.best_base, setting)  # with one patient there is nothing to fit on
+        if len(source.groups) > 1:
+            fitted = cross_fitted(source, lambda fit, to: apply_choice(choice, fit, to, setting))
+            validation = setting.table(source.rows, fitted)
+        predictions = _concatenate(validation, predictions)
     return predictions, per_fold
 
 

@@ -132,6 +132,16 @@ def test_a_holdout_fits_on_validation_and_predicts_both_parts():
     assert same == decision
 
 
+def test_one_validation_patient_allows_no_fit_but_an_ensemble():
+    tables = {f"m{k}": holdout(skill=1.2, rng=k) for k in range(2)}
+    first = tables["m0"].val.patient_id[0]
+    tables = {name: one.select((one.split == "test") | (one.patient_id == first)) for name, one in tables.items()}
+    predictions, decision = build_ensemble(tables, **SETTINGS)
+    assert decision["choice"] == f"best base ({decision['best_base']})"
+    assert {item["name"] for item in decision["skipped"]} == {"mean", "logistic"}
+    assert len(predictions) == len(tables["m0"])
+
+
 def test_two_folds_fall_back_to_groups_of_patients():
     predictions, decision = build_ensemble(members(1.2, 1.2, folds=2), **SETTINGS)
     assert len(predictions) == 300 and len(decision["per_fold_choice"]) == 2
