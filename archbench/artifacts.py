@@ -30,7 +30,6 @@ PROVENANCE_PACKAGES = (
     "onnx",
     "onnxruntime-gpu",
     "onnxruntime",
-    "monai",
     "numpy",
     "scikit-learn",
     "snakemake",
