@@ -45,7 +45,7 @@ training: {epochs: 1, batch_size: 16, lr: 1.0e-3}
 models:
   custom1: {architecture: custom1, image_size: 32}
 explain: {cases: 2}
-inference: {batch_sizes: [1], rounds: 7, calls: 3}
+inference: {batch_sizes: [1], runtimes: [onnxruntime], rounds: 7, calls: 3, repeats: 0}
 evaluation: {resamples: 200, comparison_resamples: 200, clinical_cut: 1}
 compute: {data_roots: [../archive]}
 """

@@ -42,7 +42,7 @@ models:
   broken: {architecture: custom1, image_size: 32, training: {lr: 1.0e+30, grad_clip: null}}
 compute: {mem_mb: 3000, runtime_min: 10}
 explain: {cases: 2}
-inference: {batch_sizes: [1], rounds: 7, calls: 3}
+inference: {batch_sizes: [1], runtimes: [onnxruntime], rounds: 7, calls: 3, repeats: 0}
 evaluation: {resamples: 200, comparison_resamples: 200}
 """
 BROKEN = re.compile(r"^  broken: .*\n", re.M)

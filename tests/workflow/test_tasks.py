@@ -15,6 +15,15 @@ from archbench.config import read_yaml
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The default study runs whole in CI.
 READY = sorted(path.name for path in (CHECKOUT / "config").glob("*.yaml") if path.name != "config.yaml")
+# Processes of torch start slowly; other tests time them.
+QUICK_TIMING = {
+    "batch_sizes": [1],
+    "runtimes": ["onnxruntime"],
+    "regimes": ["prepared"],
+    "rounds": 7,
+    "calls": 3,
+    "repeats": 0,
+}
 PRETRAINED_KEYS = ("freeze", "freeze_epochs", "unfreeze", "unfreeze_every")
 
 pytestmark = pytest.mark.workflow
@@ -39,7 +48,7 @@ def small(content: dict, folder: Path) -> dict:
         for k, recipe in enumerate(recipes)
     }
     content |= {"protocol": {"kind": "holdout", "seeds": [3]}, "explain": {"cases": 8}}
-    content |= {"inference": {"batch_sizes": [1], "rounds": 7, "calls": 3}, "compute": {"device": "cpu"}}
+    content |= {"inference": QUICK_TIMING, "compute": {"device": "cpu"}}
     return content | {
         "evaluation": {"resamples": 200, "comparison_resamples": 200},
         "audit": {"near_duplicates": "off"},
@@ -83,7 +92,8 @@ def test_a_regression_runs(workflow):
         "  columns: {image: image, patient: patient, label: score}}}\n"
         "protocol: {folds: 2}\ntraining: {epochs: 2, lr: 1.0e-3}\naudit: {near_duplicates: 'off'}\n"
         "models: {a: {architecture: custom1, image_size: 32}, b: {architecture: custom1, image_size: 48}}\n"
-        "evaluation: {resamples: 200, comparison_resamples: 200}\ninference: {batch_sizes: [1], rounds: 7, calls: 3}\n"
+        "evaluation: {resamples: 200, comparison_resamples: 200}\n"
+        f"inference: {QUICK_TIMING}\n"
     )
     workflow.snakemake("--cores", "2", "--configfile", "own.yaml")
     metrics = json.loads((workflow.folder / "results/heart/d/a/metrics.json").read_text())
