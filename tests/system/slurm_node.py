@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 ETC = Path("/etc/slurm")
@@ -66,26 +66,6 @@ def why_not() -> str | None:
     if subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=60).stdout.count(" is UP"):
         return "a SLURM controller answers here already; the test would have to replace it"
     return None
-
-
-def lose_node() -> None:
-    """The node is down and all that runs on it is killed at once, as when its power fails; then it comes back.
-
-    Its daemon stays: Debian 12's controller (22.05.8) falls over when a node with GPUs registers again.
-    """
-    steps = [int(pid) for pid in ask("pgrep", "-f", "^slurmstepd: ").split()]
-    processes = [*steps, *(below for step in steps for below in _descendants(step))]
-    name = socket.gethostname().partition(".")[0]
-    subprocess.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=lost"], check=True)
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: "down" not in ask("sinfo", "-h", "-o", "%T"), 60, "the node to come back")
-
-
-def _descendants(pid: int) -> list[int]:
-    found = [int(line) for line in ask("pgrep", "-P", str(pid)).split()]
-    return found + [below for child in found for below in _descendants(child)]
 
 
 @contextmanager

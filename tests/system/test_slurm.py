@@ -84,8 +84,7 @@ class Cluster:
 
     def jobs_of(self, rule: str, wildcards: str = "") -> list[dict[str, str]]:
         """Submissions of a rule in their order, as the controller tells them."""
-        name = f"rule_{rule}_wildcards_{wildcards}"
-        return [job for job in slurm_node.jobs() if job.get("Comment", "").startswith(name)]
+        return [job for job in slurm_node.jobs() if job["Comment"].startswith(f"rule_{rule}_wildcards_{wildcards}")]
 
     def running(self) -> dict[str, str] | None:
         """The running job of the disturbed training."""
@@ -111,14 +110,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("slurm")
-    checkout = folder / "checkout"
-    checkout.mkdir()
+    cluster = Cluster(folder / "checkout")
+    cluster.folder.mkdir()
     for name in TRACKED:
         source = CHECKOUT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, checkout / name)
-    (checkout / "study.yaml").write_text(STUDY, encoding="utf-8")
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, cluster.folder / name)
+    (cluster.folder / "study.yaml").write_text(STUDY, encoding="utf-8")
     with slurm_node.running_node(folder / "node"):
-        cluster = Cluster(checkout)
         start_here(cluster)
         go_on_there(cluster)
         finish_there(cluster)
@@ -141,7 +139,7 @@ def go_on_there(cluster: Cluster) -> None:
             stderr=subprocess.STDOUT,
         )
         try:
-            for name, disturb in (REQUEUES | DISTURBANCES).items():
+            for name, disturb in DISTURBANCES.items():
                 disturb_once(cluster, name, disturb)
             process.wait(timeout=480)
         finally:
@@ -173,26 +171,6 @@ def training(cluster: Cluster) -> list[int]:
     return [int(line) for line in subprocess.run(["pgrep", "-f", pattern], capture_output=True).stdout.split()]
 
 
-def preempt(cluster: Cluster, job: str) -> None:
-    """A job of a partition that goes first takes the whole node."""
-    slurm_node.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
-    slurm_node.wait_for(lambda: not training(cluster), 60, "the training to make room")
-    start_again(job)
-
-
-def lose_node(cluster: Cluster, job: str) -> None:
-    slurm_node.lose_node()
-    start_again(job)
-
-
-def start_again(job: str) -> None:
-    """Don't wait the two minutes that SLURM gives a requeued job's old node."""
-    slurm_node.wait_for(
-        lambda: "PENDING" in slurm_node.ask("squeue", "-h", "-j", job, "-o", "%T"), 60, "the requeued job"
-    )
-    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
-
-
 def warn(cluster: Cluster, job: str) -> None:
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
 
@@ -210,8 +188,6 @@ def kill(cluster: Cluster, job: str) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-# SLURM itself starts these again; Snakemake only waits.
-REQUEUES: dict[str, Callable[[Cluster, str], None]] = {"preempted": preempt, "lost": lose_node}
 DISTURBANCES: dict[str, Callable[[Cluster, str], None]] = {"warned": warn, "cut short": cut_short, "killed": kill}
 
 
@@ -230,7 +206,6 @@ def test_the_time_limit_of_a_job_grows_and_so_does_its_memory(cluster: Cluster) 
     attempts = cluster.jobs_of("train", "phantom_disturbed")
     assert len(attempts) == len(DISTURBANCES) + 1
     assert [job["MinMemoryNode"] for job in attempts] == [f"{3000 * k}M" for k in (1, 2, 3, 4)]
-    assert attempts[0]["Restarts"] == str(len(REQUEUES)), "these don't cost an attempt"
     limits = [job["TimeLimit"] for job in attempts]
     assert [limits[k] for k in (0, 2, 3)] == ["00:10:00", "00:30:00", "00:40:00"]
     assert limits[1] == "00:01:00", "this one was shortened"
@@ -252,7 +227,6 @@ def test_gpus_can_be_asked_for_by_gres(cluster: Cluster) -> None:
 
 
 def test_a_warned_training_leaves_at_once_and_says_so(cluster: Cluster) -> None:
-    assert "asked to leave by SIGTERM" in cluster.last_words["preempted"]
     assert "asked to leave by SIGUSR1" in cluster.last_words["warned"]
     assert "asked to leave by SIGTERM" in cluster.last_words["cut short"]
     assert "asked to leave" not in cluster.last_words["killed"]
@@ -261,8 +235,8 @@ def test_a_warned_training_leaves_at_once_and_says_so(cluster: Cluster) -> None:
 
 
 def test_every_attempt_goes_on_where_the_last_one_ended(cluster: Cluster) -> None:
-    assert "continuing" not in cluster.first_words["preempted"]
-    for name in ("lost", "warned", "cut short", "killed"):
+    assert "continuing" not in cluster.first_words["warned"]
+    for name in ("cut short", "killed"):
         assert "continuing after epoch" in cluster.first_words[name]
     assert "continuing after epoch" in cluster.log()
     assert not list((cluster.folder / "results/cache/state").rglob("*.pt*")), "no state is left behind"
