@@ -27,7 +27,16 @@ REGISTRIES = {
     "loss": LOSSES,
     "metric": METRICS,
 }
-EXCLUDED = frozenset({f"{PACKAGE}.config", f"{PACKAGE}.settings", f"{PACKAGE}.fingerprint"})
+CONFIGURATION = (
+    "settings",
+    "study_blocks",
+    "dataset_checks",
+    "model_checks",
+    "recipe_checks",
+    "section_checks",
+    "config",
+)
+EXCLUDED = frozenset(f"{PACKAGE}.{name}" for name in (*CONFIGURATION, "fingerprint"))
 
 
 def fingerprint(script: str, components: Iterable[tuple[str, str]] = ()) -> str:

@@ -14,11 +14,12 @@ from archbench.artifacts import Predictions, provenance, read_json, write_json
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.comparison import default_delta
-from archbench.config import Study, load_study, metric_mode
+from archbench.config import Study, load_study
 from archbench.export_ladder import ExportJob, rungs_of
 from archbench.onnx_files import OPSET
 from archbench.onnx_variants import Export, ExportCases
 from archbench.parity import Comparison
+from archbench.recipe_checks import metric_mode
 from archbench.registry import METRICS
 from archbench.tasks import TASKS
 

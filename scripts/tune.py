@@ -13,7 +13,8 @@ from typing import Any
 from archbench.artifacts import provenance, write_json
 from archbench.cases import Cases, read_cases
 from archbench.command_line import label_progress, run, stage_parser
-from archbench.config import Study, load_study, metric_mode, recipe_values, settings_hash
+from archbench.config import Study, load_study, settings_hash
+from archbench.recipe_checks import metric_mode, recipe_values
 
 
 def main(argv: list[str] | None = None) -> int:
