@@ -68,9 +68,10 @@ class Run:
 
     @property
     def latency_ms(self) -> float | None:
-        """Median of ONNX Runtime at batch 1, milliseconds; None where it wasn't timed."""
+        """Median of the study's headline runtime at batch 1, milliseconds; None where it wasn't timed."""
+        runtime = self.details.get("latency_runtime") or "onnxruntime"
         for row in self.timings:
-            if (row["runtime"], row["batch_size"]) == ("onnxruntime", 1):
+            if (row["runtime"], row["batch_size"]) == (runtime, 1):
                 return None if row["median_ms"] is None else float(row["median_ms"])
         return None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from archbench.leaderboard.board_page import BoardPage, BoardSection, markdown_table, markdown_text
 from archbench.leaderboard.ranking import ABOUT_THE_OTHER, Group, Ranked
+from archbench.leaderboard.run import Run
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
 from archbench.report.labels import format_value, metric_label
 
@@ -72,7 +74,6 @@ def _section(k: int, group: Group) -> BoardSection:
 
 def _row(entry: Ranked) -> list[Cell]:
     run, details = entry.run, entry.run.details
-    hardware = details.get("hardware") or {}
     seconds = details.get("train_seconds")
     what = ", ".join(filter(None, [str(details.get("architecture") or ""), _pixels(details.get("image_size"))]))
     return [
@@ -84,12 +85,7 @@ def _row(entry: Ranked) -> list[Cell]:
         number_cell(entry.rank, str(entry.rank), reason="the primary metric is undefined"),
         record_cell(run.primary, draw=True),
         _against(entry),
-        number_cell(
-            run.latency_ms,
-            format_value(run.latency_ms, 2),
-            reason="not timed",
-            sub=str(hardware.get("gpu") or hardware.get("cpu") or ""),
-        ),
+        _latency(run),
         number_cell(
             None if seconds is None else seconds / 60,
             format_value(None if seconds is None else seconds / 60, 1),
@@ -99,6 +95,15 @@ def _row(entry: Ranked) -> list[Cell]:
         _folds(details),
         Cell(text=run.added_at[:10], sort=run.added_at, sub=run.site),
     ]
+
+
+def _latency(run: Run) -> Cell:
+    hardware = run.details.get("hardware") or {}
+    machine = str(hardware.get("gpu") or hardware.get("cpu") or "")
+    disturbed = bool(run.details.get("timing_disturbed"))
+    sub = ", ".join(filter(None, ["others disturbed the timing" if disturbed else "", machine]))
+    cell = number_cell(run.latency_ms, format_value(run.latency_ms, 2), reason="not timed", sub=sub)
+    return replace(cell, tone="warn") if disturbed and cell.reason is None else cell
 
 
 def _pixels(size: Any) -> str:

@@ -141,7 +141,7 @@ def _details(
     metrics, configuration = found["metrics"], document["configuration"]
     entry = _without_folders(configuration["models"].get(model) or {})
     seconds = [run["train_seconds"] for run in trained if run.get("train_seconds") is not None]
-    origin = metrics.get("provenance", {})
+    origin, timing = metrics.get("provenance", {}), content.get("timing") or {}
     return {
         "architecture": entry.get("architecture") or ("ensemble" if model == ENSEMBLE else ""),
         "image_size": (trained[0] if trained else entry).get("image_size"),
@@ -156,7 +156,9 @@ def _details(
         "confidence": (configuration.get("evaluation") or {}).get("confidence", 0.95),
         "parameters": (trained[0] if trained else found.get("export") or {}).get("parameters"),
         "train_seconds": sum(seconds) if seconds else None,
-        "hardware": (content.get("timing") or {}).get("hardware") or {},
+        "hardware": timing.get("hardware") or {},
+        "latency_runtime": timing.get("headline"),
+        "timing_disturbed": bool((timing.get("isolation") or {}).get("disturbed")),
         "device": (trained[0] if trained else origin).get("device", "unknown"),
         "packages": origin.get("packages", {}),
         "evaluation_code": origin.get("code", "unknown"),

@@ -17,7 +17,7 @@ from archbench.comparison import compare
 from archbench.leaderboard.board_page import render_board
 from archbench.leaderboard.database import DatabaseError, add_runs, open_database, read_runs
 from archbench.leaderboard.exchange import export_runs, import_runs, read_key
-from archbench.leaderboard.ranking import Group, PairTesting, rank_runs
+from archbench.leaderboard.ranking import Group, PairTesting, Ranked, rank_runs
 from archbench.leaderboard.run import Run, hidden_names
 from archbench.leaderboard.run_board import headline, news, run_document, run_markdown, run_page
 from archbench.leaderboard.study_runs import runs_of
@@ -63,6 +63,20 @@ def test_quality_ranks_and_nothing_else(tmp_path: Path) -> None:
 def with_primary(run: Run, name: str, value: float | None) -> Run:
     record = {"name": name, "value": value, "low": None, "high": None, "reason": None if value else "one class"}
     return replace(run, primary_metric=name, metrics={name: {**record, "n_cases": 80, "n_patients": 40}})
+
+
+def test_a_latency_is_the_headline_runtimes_and_marked_where_others_disturbed_it(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, {"good": 2.0}, latency_ms={"good": 9.0})
+    content = read_json(folder / "results.json")
+    timing = content["datasets"]["fundus"]["timing"]
+    timing["results"].append({"model": "good", "runtime": "onnxruntime_cuda", "batch_size": 1, "median_ms": 2.0})
+    timing |= {"headline": "onnxruntime_cuda", "isolation": {"disturbed": True}}
+    write_json(folder / "results.json", content)
+    (run,) = runs_of(folder).runs
+    assert run.latency_ms == 2.0
+    page = run_page([Group("fundus", "ordinal", "qwk", True, run.data_hash, [Ranked(run, 1)])], database="a.sqlite")
+    latency = page.sections[0].table.rows[0][4]
+    assert (latency.text, latency.tone) == ("2.00", "warn") and "others disturbed the timing" in latency.sub
 
 
 def test_smaller_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
