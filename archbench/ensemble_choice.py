@@ -11,9 +11,10 @@ from archbench.adoption import Adoption, LabelChoice, adopt, label_fallback
 from archbench.artifacts import Predictions
 from archbench.ensemble_candidates import Stack, apply_candidate, member_alone, unsuited
 from archbench.members import base_log_probabilities, member_view
-from archbench.metrics.metric import Array, Metric, mean_defined
-from archbench.metrics.scoring import Scores, score
-from archbench.metrics.views import group_columns, is_grouped, view_of
+from archbench.metrics.drawn import Drawn
+from archbench.metrics.metric import Array, Metric
+from archbench.metrics.scoring import Scores, label_mean, label_scores, score
+from archbench.metrics.views import group_columns, is_grouped
 from archbench.out_of_fold import OutOfFold, cross_fitted
 from archbench.statistics import PatientWeights
 
@@ -57,41 +58,16 @@ class Setting:
         if not is_grouped(predictions) or self.metric.of != "each":
             scores = score(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
             return Measured(predictions, scores, {})
-        labels = self._label_scores(predictions)
-        return Measured(predictions, self._macro(list(labels.values()), predictions), labels)
+        drawn = Drawn(predictions, self.drawn.patients, self.drawn.weights)
+        labels = label_scores(drawn, self.metric, self.questions)
+        scores = label_mean(drawn, self.metric, list(labels.values()))
+        drawn.release()
+        return Measured(predictions, scores, labels)
 
     def point(self, predictions: Predictions) -> float:
         """Return the primary metric alone, which costs a fraction."""
         none = self.drawn.weights[:0]
         return score(predictions, self.metric, self.drawn.patients, none, self.questions).point
-
-    def _label_scores(self, predictions: Predictions) -> dict[str, Scores]:
-        """The metric of each label or zone that counts: those with enough patients, or zones with a grade."""
-        assert self.questions is not None
-        rank, found = self.metric.kind == "rank", {}
-        for group, asked in enumerate(self.questions):
-            rows = view_of(predictions, group)
-            if asked.any() if rank or predictions.outputs == "labels" else len(rows):
-                mask = asked if rank else None
-                found[predictions.labels[group]] = (
-                    score(rows, self.metric, self.drawn.patients, self.drawn.weights, mask)
-                    if len(rows)
-                    else self._undefined(predictions)
-                )
-        return found
-
-    def _macro(self, found: list[Scores], predictions: Predictions) -> Scores:
-        """Mean over labels or zones; of a rank metric undefined where one of them is."""
-        if not found:
-            return self._undefined(predictions)
-        points, draws = np.stack([item.points for item in found]), np.stack([item.draws for item in found])
-        if self.metric.kind == "rank":
-            return Scores(points.mean(axis=0), draws.mean(axis=0))
-        return Scores(mean_defined(points, axis=0), mean_defined(draws, axis=0))
-
-    def _undefined(self, predictions: Predictions) -> Scores:
-        seeds = len(np.unique(predictions.seed))
-        return Scores(np.full(seeds, np.nan), np.full((seeds, len(self.drawn.weights)), np.nan))
 
 
 @dataclass(frozen=True)

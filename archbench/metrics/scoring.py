@@ -7,7 +7,7 @@ from different folds are not comparable. Seeds are averaged last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,11 @@ def _score_groups(drawn: Drawn, metric: Metric, questions: Array | None) -> Scor
     """Micro: one table of all cells. Macro: the mean over labels or zones, of a rank metric over the frozen ones."""
     if metric.of == "pooled":
         return _score_pooled(drawn, metric)
-    found = list(label_scores(drawn, metric, questions).values())
+    return label_mean(drawn, metric, list(label_scores(drawn, metric, questions).values()))
+
+
+def label_mean(drawn: Drawn, metric: Metric, found: Sequence[Scores]) -> Scores:
+    """Return the mean over labels or zones of what `label_scores` gave, NaN without any."""
     if not found:
         return _undefined(drawn.n_seeds, len(drawn.weights))
     points, draws = np.stack([s.points for s in found]), np.stack([s.draws for s in found])

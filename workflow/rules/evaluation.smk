@@ -71,7 +71,10 @@ rule ensemble:
         members=ENSEMBLE_MEMBERS,
         external=lambda w: external_arguments(w.dataset),
         left_out=argument_of("left-out", models_left_out()),
-        settings=[STUDY.ensemble.model_dump(), STUDY.evaluation.model_dump()],
+        settings=[
+            STUDY.ensemble.model_dump(),
+            evaluation_settings("resamples", "clinical_cut"),
+        ],
         code=metrics_code("ensemble"),
     message:
         "{wildcards.dataset}: combine {params.members}"
