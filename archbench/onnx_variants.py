@@ -231,12 +231,6 @@ class Export:
         return "cuda"
 
 
-def input_form(account: Mapping[str, Any]) -> InputForm:
-    """Return how images become the input of a variant of export.json."""
-    inputs = account["inputs"]
-    return InputForm(tuple(inputs["mean"]), tuple(inputs["std"]), normalized=inputs["normalized"])
-
-
 def _move(source: Path, target: Path) -> None:
     """Rename every file of a folder into another one of the same disk."""
     for path in sorted(source.rglob("*")):

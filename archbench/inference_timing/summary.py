@@ -12,7 +12,6 @@ from archbench.inference_timing.contender import END_TO_END, PREPARED, Call
 
 QUANTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
 DRAWS = 2000
-MIN_ROUNDS_FOR_INTERVAL = 6  # of fewer, no two order statistics enclose the median at 95 %
 
 
 def quantile_interval(values: np.ndarray, q: float, *, confidence: float = 0.95) -> tuple[float, float] | None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from archbench.significance import CriticalDifference
 
-NO_SHARES = "comparison.json holds no distribution of the ranks: run compare again"
 ACROSS = 4
 MIDDLE = 3.6  # inches of the scale of a critical-difference diagram
 
