@@ -16,7 +16,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.export_ladder import RUNGS, Climb, ExportJob, Reference, climb
 from archbench.onnx_files import VARIANTS, describe_files, finish
-from archbench.onnx_runner import ExportedNetwork, InputForm
+from archbench.onnx_runner import ExportedNetwork
 from archbench.onnx_session import ProviderError, make_session
 from archbench.parity import (
     Comparison,
