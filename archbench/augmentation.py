@@ -75,11 +75,9 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
     horizontal = _signs(n, flips in ("horizontal", "both"), generator)
     vertical = _signs(n, flips == "both", generator)
     shift_x, shift_y = _uniform(n, 2 * bounds.shift, generator), _uniform(n, 2 * bounds.shift, generator)
-    rows = [
-        torch.stack([horizontal * zoom * angle.cos(), -horizontal * zoom * angle.sin(), shift_x], dim=1),
-        torch.stack([vertical * zoom * angle.sin(), vertical * zoom * angle.cos(), shift_y], dim=1),
-    ]
-    matrices = torch.stack(rows, dim=1).to(images.device)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    entries = [horizontal * cos, -horizontal * sin, shift_x, vertical * sin, vertical * cos, shift_y]
+    matrices = torch.stack(entries, dim=1).view(n, 2, 3).to(images.device)
     grid = _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -87,13 +85,16 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
 def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
     """Return where each pixel is taken from, shape (B, H, W, 2), of matrices (B, 2, 3).
 
-    torch's affine_grid multiplies every pixel's place by the matrix; here its row's and its column's part are added.
+    torch's affine_grid multiplies every pixel's place by the matrix; here its row's and its column's part are added,
+    and x and y lie apart in memory, which is faster to make and to sample by.
     """
     rows, columns = (
         (torch.arange(n, device=matrices.device, dtype=matrices.dtype) * 2 + 1) / n - 1 for n in (height, width)
     )
-    of_row = rows.view(1, -1, 1, 1) * matrices[:, None, None, :, 1] + matrices[:, None, None, :, 2]
-    return of_row + columns.view(1, 1, -1, 1) * matrices[:, None, None, :, 0]
+    parts = matrices[:, :, None, None]
+    of_row = rows.view(1, 1, -1, 1) * parts[..., 1] + parts[..., 2]
+    of_column = columns.view(1, 1, 1, -1) * parts[..., 0]
+    return (of_row + of_column).permute(0, 2, 3, 1)
 
 
 def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from archbench.settings import Training
 
 LARGE_PRIME = 1_000_003
+STEPS_PER_AVERAGE = 2  # consecutive weights hardly differ: every second one makes the same running average
 
 
 class TrainingError(RuntimeError):
@@ -63,7 +64,7 @@ class Trainer:
     Attributes:
         network: The weights that are trained; `averaged` is their running average, moved by `average`.
         forward: The network, compiled if asked for.
-        stages: Its parameters from input to head; `parameters` are the same in one list.
+        stages: Its parameters from input to head.
         sampling: Probability of each training case; None draws each once per epoch.
     """
 
@@ -72,7 +73,6 @@ class Trainer:
     average: WeightAverage
     forward: Callable[[torch.Tensor], torch.Tensor]
     stages: Stages
-    parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss: LossFunction
@@ -106,14 +106,16 @@ def train_epoch(trainer: Trainer, *, epoch: int, factor: float, pass_size: int) 
         generator=draws,
         weights=trainer.sampling,
     )
+    averages = math.ceil(len(updates) / STEPS_PER_AVERAGE)
     total, weight = (torch.zeros((), device=trainer.device) for _ in range(2))
     for step, positions in enumerate(updates):
         set_lr(trainer.optimizer, epoch_lr(epoch - 1 + (step + 1) / len(updates), settings, factor=factor))
         values, weights, pass_size = _update_within_memory(trainer, positions, draws, generator, pass_size)
         total += values
         weight += weights
-        steps_done = (epoch - 1) * len(updates) + step
-        trainer.average.update(average_share(steps_done, settings.average_epochs * len(updates)))
+        if (len(updates) - 1 - step) % STEPS_PER_AVERAGE == 0:  # always after the last one
+            taken = (epoch - 1) * averages + step // STEPS_PER_AVERAGE
+            trainer.average.update(average_share(taken, settings.average_epochs * averages))
     mean = float(mean_of(total, weight))
     if not math.isfinite(mean):
         raise TrainingError(f"the training loss is {mean} in epoch {epoch}: lower training.lr (now {settings.lr:g})")
@@ -168,7 +170,7 @@ def _update(
         total += values.detach()
     if settings.grad_clip is not None:
         scaler.unscale_(optimizer)
-        clip_gradients(trainer.parameters, settings.grad_clip)
+        clip_gradients(optimizer, scaler, settings.grad_clip)
     scaler.step(optimizer)
     scaler.update()
     return total, weight

@@ -56,7 +56,6 @@ def prepare(
         average=WeightAverage(averaged, network),
         forward=torch.compile(network) if settings.compile else network,
         stages=stages,
-        parameters=[parameter for _, parameters in stages for parameter in parameters],
         optimizer=build_optimizer(stages, settings),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         loss=_build_loss(data, weights, settings, device),

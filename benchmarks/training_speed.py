@@ -24,7 +24,7 @@ from archbench.devices import prepare_torch
 from archbench.models.building import NormalizedNetwork, build_network
 from archbench.sampling import epoch_batches
 from archbench.settings import Training
-from archbench.training_epoch import Trainer, TrainingData, train_epoch, training_batch
+from archbench.training_epoch import STEPS_PER_AVERAGE, Trainer, TrainingData, train_epoch, training_batch
 from archbench.training_setup import loss_weights, prepare
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def _row(name: str, architecture: str, size: int, data: TrainingData, arguments:
             training_batch(trainer, p, None, draws, generator)
 
     def average() -> None:
-        for _ in positions:
+        for _ in positions[::STEPS_PER_AVERAGE]:
             trainer.average.update(0.1)
 
     pure()  # warm-up, also of the memory allocator

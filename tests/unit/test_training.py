@@ -442,21 +442,31 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert step("free", None) > 0.05
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("scaling", [True, False])
 @pytest.mark.parametrize("limit", [0.5, 1e6])
-def test_clipping_is_torchs(limit: float) -> None:
+def test_clipping_is_torchs(limit: float, scaling: bool, fused: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     ours = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (), (2, 2))]
-    for parameter in ours[:-1]:  # the last one rests: it has no gradient
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
-    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
-    for one, other in zip(ours, theirs, strict=True):
-        other.grad = None if one.grad is None else one.grad.clone()
-    clip_gradients(ours, limit)
-    nn.utils.clip_grad_norm_(theirs, limit)
-    for one, other in zip(ours[:-1], theirs[:-1], strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-    assert ours[-1].grad is None
-    clip_gradients(ours[-1:], limit)  # nothing trains: nothing to clip
+    theirs = [nn.Parameter(torch.zeros_like(parameter)) for parameter in ours]
+    one, other = torch.optim.SGD(ours, lr=1.0, fused=fused), torch.optim.SGD(theirs, lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaling)
+    for _ in range(2):  # a second step keeps nothing of the first
+        for mine, twin in zip(ours[:-1], theirs[:-1], strict=True):  # the last one rests: it has no gradient
+            twin.grad = torch.randn(mine.shape, generator=generator)
+            mine.grad = twin.grad * scaler.get_scale()
+        scaler.scale(torch.zeros(()))  # where a scaler makes its number
+        scaler.unscale_(one)
+        clip_gradients(one, scaler, limit)
+        scaler.step(one)
+        scaler.update()
+        nn.utils.clip_grad_norm_(theirs, limit)
+        other.step()
+    for mine, twin in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, twin)
+    assert ours[-1].grad is None and not ours[-1].any()
+    nothing = torch.optim.SGD(ours[-1:], lr=1.0)
+    clip_gradients(nothing, scaler, limit)  # nothing trains: nothing to clip
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
