@@ -94,8 +94,6 @@ def start_again() -> None:
 
 def _is_back() -> bool:
     state = ask("sinfo", "-h", "-o", "%T")
-    if "down" in state:
-        _set_node("state=resume")
     return state.strip() != "" and "down" not in state
 
 

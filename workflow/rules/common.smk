@@ -461,9 +461,10 @@ def closing_words():
     return f"\ndone: {', '.join(sorted(asked))}"
 
 
-def stopped_by_user(log):
+def stopped_by_user(logs):
     """Whether Snakemake ended on Ctrl-C, by its log."""
-    return "Terminating processes on user request" in Path(log).read_text()
+    said = "Terminating processes on user request"
+    return any(said in Path(log).read_text() for log in logs)
 
 
 def only_boards_asked_for():
