@@ -52,6 +52,7 @@ include: "workflow/rules/deployment.smk"
 include: "workflow/rules/bundle.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/leaderboard.smk"
+include: "workflow/rules/cluster.smk"
 
 
 localrules:
@@ -63,6 +64,10 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         [f"{RESULTS}/leaderboard.json"] if STUDY.leaderboard.database else [],
+
+
+onstart:
+    refuse_to_run_twice()
 
 
 onsuccess:

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from archbench.artifacts import read_json
 from archbench.command_line import run
 from archbench.config import load_study
 from archbench.report.build import IncompleteStudyError, write_report
@@ -22,7 +23,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="artifacts, results/<study>")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where to write (default: --results)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="job logs, for the end of a failed job's log")
-    parser.add_argument("--partial", action="store_true", help="report although models failed or are missing")
+    parser.add_argument(
+        "--failed-logs",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of those of jobs that failed (without it: logs that speak of a failure)",
+    )
+    parser.add_argument("--partial", action="store_true", help="report although models failed or were not finished")
     parser.add_argument("--code", default="", metavar="FINGERPRINT", help="code fingerprint for the provenance")
     return parser.parse_args(argv)
 
@@ -30,13 +37,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the report; 1 if a model has no result and --partial was not given."""
     arguments = parse_arguments(argv)
-    output = arguments.output_dir or arguments.results
+    output, failed = arguments.output_dir or arguments.results, arguments.failed_logs
     try:
         study = write_report(
             configuration=load_study(arguments.study).model_dump(mode="json"),
             results=arguments.results,
             output=output,
             logs=arguments.logs,
+            failed_logs=[Path(log) for log in read_json(failed)] if failed else None,
             partial=arguments.partial,
             code=arguments.code,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def write_report(
     results: Path,
     output: Path,
     logs: Path | None = None,
+    failed_logs: Sequence[Path] | None = None,
     partial: bool = False,
     code: str = "",
 ) -> StudyResult:
@@ -39,16 +41,17 @@ def write_report(
         results: Folder of the study's artifacts, `results/<study>`.
         output: Folder to write to; usually the same.
         logs: Folder of the job logs, for the end of the log of a failed model.
-        partial: Go on although a model has no result, and list it as failed.
+        failed_logs: Logs of the jobs that failed, where that is known; else the logs are read for it.
+        partial: Go on although a model has no result, and list it as failed or not finished.
         code: Fingerprint of the report's code.
     Returns:
         The study that was reported.
     Raises:
         IncompleteStudyError: If a model has no result and `partial` is false.
     """
-    study = collect_study(configuration=configuration, results=results, logs=logs, code=code)
-    if study.failed and not partial:
-        names = ", ".join(f"{dataset}/{model}" for dataset, model in study.failed)
+    study = collect_study(configuration=configuration, results=results, logs=logs, failed_logs=failed_logs, code=code)
+    if study.without_result and not partial:
+        names = ", ".join(f"{dataset}/{model}" for dataset, model in study.without_result)
         raise IncompleteStudyError(f"no result of {names}: run the study again, or report what there is with --partial")
     panels = [dataset_panels(dataset) for dataset in study.datasets]
     write_text(output / "results_table.csv", to_csv(result_rows(study)))

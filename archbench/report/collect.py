@@ -6,18 +6,19 @@ say it, and nothing is filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from archbench.artifacts import ArtifactError, read_table
 from archbench.report.artifact_files import Run, collect_runs, collect_searches, read_optional
-from archbench.report.logs import LogTail, find_failure_log
+from archbench.report.logs import JobLogs, LogTail
 from archbench.tasks import TASKS
 
 ENSEMBLE = "ensemble"
 FINISHED, INCOMPLETE, FAILED, PENDING = "complete", "incomplete", "failed", "pending"
+UNFINISHED = "not finished"
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class ModelResult:
     """What is known about one model (or the ensemble) on one dataset.
 
     Attributes:
-        status: complete, incomplete (metrics exist, something else is missing) or failed.
+        status: complete, incomplete (metrics exist, something else is missing), failed (a job of it did) or
+            not finished (it was not run, or interrupted).
         missing: What is missing -> why.
-        log: The end of the log of the job that failed, if one was found.
+        log: The end of the log of the job that failed, or else of its newest one, if one was found.
     """
 
     name: str
@@ -113,9 +115,19 @@ class DatasetResult:
         return mine is not None and its is not None and mine["value"] == its["value"]
 
     @property
-    def failed(self) -> tuple[ModelResult, ...]:
+    def without_result(self) -> tuple[ModelResult, ...]:
         """The models that have no metrics."""
         return tuple(model for model in self.models if model.metrics is None)
+
+    @property
+    def failed(self) -> tuple[ModelResult, ...]:
+        """Those of them of which a job failed."""
+        return tuple(model for model in self.models if model.status == FAILED)
+
+    @property
+    def unfinished(self) -> tuple[ModelResult, ...]:
+        """Those of them that were not run, or interrupted."""
+        return tuple(model for model in self.models if model.status == UNFINISHED)
 
     @property
     def ensemble(self) -> ModelResult | None:
@@ -170,13 +182,18 @@ class StudyResult:
         return any(dataset.phantom for dataset in self.datasets)
 
     @property
-    def failed(self) -> tuple[tuple[str, str], ...]:
+    def without_result(self) -> tuple[tuple[str, str], ...]:
         """(dataset, model) of all that have no metrics."""
-        return tuple((d.name, m.name) for d in self.datasets for m in d.failed)
+        return tuple((d.name, m.name) for d in self.datasets for m in d.without_result)
 
 
 def collect_study(
-    *, configuration: Mapping[str, Any], results: Path, logs: Path | None = None, code: str = ""
+    *,
+    configuration: Mapping[str, Any],
+    results: Path,
+    logs: Path | None = None,
+    failed_logs: Sequence[Path] | None = None,
+    code: str = "",
 ) -> StudyResult:
     """Read all artifacts of a study.
 
@@ -184,13 +201,15 @@ def collect_study(
         configuration: The study file as plain values.
         results: The folder of the study, `results/<study>`.
         logs: Folder that holds one log per job; searched for the logs of failed jobs.
+        failed_logs: Logs of the jobs that failed, where that is known; else the logs themselves are read for it.
         code: Fingerprint of the report's code.
     Returns:
         The study. Missing or damaged files are noted, never raised.
     """
     config = dict(configuration)
+    jobs = JobLogs(logs, failed_logs)
     datasets = tuple(
-        _collect_dataset(name, dict(entry), config, results / name, logs)
+        _collect_dataset(name, dict(entry), config, results / name, jobs)
         for name, entry in config.get("datasets", {}).items()
     )
     return StudyResult(
@@ -203,18 +222,18 @@ def collect_study(
 
 
 def _collect_dataset(
-    name: str, entry: dict[str, Any], config: dict[str, Any], folder: Path, logs: Path | None
+    name: str, entry: dict[str, Any], config: dict[str, Any], folder: Path, jobs: JobLogs
 ) -> DatasetResult:
     missing: dict[str, str] = {}
     audit = read_optional(folder / "data" / "audit.json", "audit", missing)
     timing = read_optional(folder / "timing.json", "timing", missing)
     comparison = read_optional(folder / "comparison.json", "comparison", missing)
     models = [
-        _collect_model(model, dict(values or {}), config, folder, timing, logs)
+        _collect_model(model, dict(values or {}), config, folder, timing, jobs)
         for model, values in config.get("models", {}).items()
     ]
     if _expects_ensemble(config, folder):
-        models.append(_collect_ensemble(folder, config, logs, n_base=sum(m.metrics is not None for m in models)))
+        models.append(_collect_ensemble(folder, config, jobs, n_base=sum(m.metrics is not None for m in models)))
     return DatasetResult(
         name=name,
         entry=entry,
@@ -234,7 +253,7 @@ def _collect_model(
     config: dict[str, Any],
     dataset_folder: Path,
     timing: dict[str, Any] | None,
-    logs: Path | None,
+    jobs: JobLogs,
 ) -> ModelResult:
     folder = dataset_folder / name
     missing: dict[str, str] = {}
@@ -246,12 +265,11 @@ def _collect_model(
         gradcam = read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
     if timing is None or not any(row["model"] == name for row in timing.get("results", [])):
         missing["timing"] = "not timed"
-    status = FAILED if metrics is None else (INCOMPLETE if missing else FINISHED)
-    log = find_failure_log(logs, dataset_folder, name) if missing else None
+    failed, log = jobs.failure_of(dataset_folder, name) if missing else (False, None)
     return ModelResult(
         name=name,
         folder=folder,
-        status=status,
+        status=_status(folder, metrics, missing, failed),
         entry=entry,
         metrics=metrics,
         calibration=calibration,
@@ -272,7 +290,14 @@ def _expects_ensemble(config: dict[str, Any], folder: Path) -> bool:
     return bool(candidates) and len(config.get("models", {})) >= 2
 
 
-def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], logs: Path | None, *, n_base: int) -> ModelResult:
+def _status(folder: Path, metrics: dict[str, Any] | None, missing: dict[str, str], failed: bool) -> str:
+    if metrics is not None:
+        return INCOMPLETE if missing else FINISHED
+    damaged = (folder / "metrics.json").exists()
+    return FAILED if failed or damaged else UNFINISHED
+
+
+def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], jobs: JobLogs, *, n_base: int) -> ModelResult:
     folder = dataset_folder / ENSEMBLE
     missing: dict[str, str] = {}
     metrics = read_optional(folder / "metrics.json", "metrics", missing)
@@ -280,16 +305,17 @@ def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], logs: Path |
     decision = read_optional(folder / "decision.json", "decision", missing)
     if metrics is None and n_base < 2:
         missing["metrics"] = f"an ensemble needs two evaluated models, there are {n_base}"
+    failed, log = jobs.failure_of(dataset_folder, ENSEMBLE) if metrics is None else (False, None)
     return ModelResult(
         name=ENSEMBLE,
         folder=folder,
-        status=FAILED if metrics is None else (INCOMPLETE if missing else FINISHED),
+        status=_status(folder, metrics, missing, failed),
         entry={"architecture": "", "candidates": (config.get("ensemble") or {}).get("candidates", [])},
         metrics=metrics,
         calibration=calibration,
         decision=decision,
         missing=missing,
-        log=find_failure_log(logs, dataset_folder, ENSEMBLE) if metrics is None else None,
+        log=log,
     )
 
 

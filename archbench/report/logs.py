@@ -1,8 +1,9 @@
-"""Find the log of the job that failed, and its end."""
+"""Which models failed and which were only not finished, by their logs; and the end of those."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ MAX_LINES = 15
 MAX_LINE_LENGTH = 400
 MAX_BYTES = 64 * 1024
 _FAILURE = re.compile(r"(Traceback|Error\b|error:|Killed|MemoryError|Exception|exit code|CANCELLED|TIME LIMIT)")
+# Ctrl-C, and a scheduler's signal to a training: nothing failed.
+_INTERRUPTION = re.compile(r"(^|\| )(KeyboardInterrupt\b|asked to leave by )")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,38 @@ class LogTail:
 
     path: str
     lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JobLogs:
+    """The logs of a study.
+
+    Attributes:
+        folder: Holds one log per job.
+        failed: Logs of the jobs that failed, as Snakemake knows them; None where nobody told.
+    """
+
+    folder: Path | None
+    failed: Sequence[Path] | None = None
+
+    def failure_of(self, dataset_folder: Path, model: str) -> tuple[bool, LogTail | None]:
+        """Whether a job of a model failed, and the end of the log that says most about what became of the model."""
+        if self.folder is None:
+            return False, None
+        if self.failed is None:
+            tail = find_failure_log(self.folder, dataset_folder, model)
+            return tail is not None and speaks_of_failure(tail), tail
+        failed = [path for path in self.failed if path.is_file() and path.is_relative_to(self.folder)]
+        own = _of_model(failed, self.folder, dataset_folder, model)
+        common = [path for path in failed if _is_common(path, self.folder, dataset_folder.name)]
+        tails = _tails(own or common, self.folder)
+        return bool(own), tails[0] if tails else find_failure_log(self.folder, dataset_folder, model)
+
+
+def speaks_of_failure(tail: LogTail) -> bool:
+    """Whether a log ends in a failure that was no interruption."""
+    interrupted = any(_INTERRUPTION.search(line) for line in tail.lines)
+    return not interrupted and any(_FAILURE.search(line) for line in tail.lines)
 
 
 def find_failure_log(logs: Path | None, dataset_folder: Path, model: str) -> LogTail | None:
@@ -29,18 +64,28 @@ def find_failure_log(logs: Path | None, dataset_folder: Path, model: str) -> Log
     """
     if logs is None or not logs.is_dir():
         return None
+    files = [path for path in logs.rglob("*.log") if path.is_file() and path.stat().st_size]
+    tails = _tails(_of_model(files, logs, dataset_folder, model), logs)
+    return next(filter(speaks_of_failure, tails), tails[0] if tails else None)
+
+
+def _of_model(files: Sequence[Path], logs: Path, dataset_folder: Path, model: str) -> list[Path]:
     study, dataset = dataset_folder.parent.name, dataset_folder.name
-    files = [path for path in logs.rglob("*") if path.is_file() and path.stat().st_size]
     found = [path for path in files if _names(path, logs, model) and _names(path, logs, dataset)]
     own = [path for path in found if _names(path, logs, study)] or found
     # `resnet18-large` names resnet18 too: a path that has the model as a folder or file wins.
-    exact = [path for path in own if model in path.relative_to(logs).with_suffix("").parts]
-    candidates = sorted(exact or own, key=lambda path: path.stat().st_mtime, reverse=True)
-    tails = [LogTail(path.relative_to(logs).as_posix(), read_tail(path)) for path in candidates[:50]]
-    for tail in tails:
-        if any(_FAILURE.search(line) for line in tail.lines):
-            return tail
-    return tails[0] if tails else None
+    return [path for path in own if model in path.relative_to(logs).with_suffix("").parts] or own
+
+
+def _is_common(path: Path, logs: Path, dataset: str) -> bool:
+    """Whether the models of a dataset, or of the study, wait for this job."""
+    rule = path.relative_to(logs).parts[0]
+    return rule == "fetch_weights" or (rule in ("prepare_dataset", "cache_images") and _names(path, logs, dataset))
+
+
+def _tails(files: Sequence[Path], logs: Path) -> list[LogTail]:
+    newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)[:50]
+    return [LogTail(path.relative_to(logs).as_posix(), read_tail(path)) for path in newest]
 
 
 def _names(path: Path, logs: Path, name: str) -> bool:

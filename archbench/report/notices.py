@@ -57,18 +57,23 @@ def _dataset_warnings(dataset: DatasetResult) -> list[Notice]:
                 "The epoch of each model was chosen on the cases that are reported here, so all values are too good.",
             )
         )
-    found += _failed_warning(dataset) + _few_patients_warning(dataset) + _timing_warning(dataset)
+    found += _absence_warnings(dataset) + _few_patients_warning(dataset) + _timing_warning(dataset)
     found += _calibration_warning(dataset)
     return found + _artifact_warnings(dataset, found)
 
 
-def _failed_warning(dataset: DatasetResult) -> list[Notice]:
-    names = [model.name for model in dataset.failed]
-    if not names:
-        return []
-    verb = "has" if len(names) == 1 else "have"
-    text = f"{join_names(names)} {verb} no result and could not be compared; the end of the log stands below the table."
-    return [Notice("Failed models", text)]
+def _absence_warnings(dataset: DatasetResult) -> list[Notice]:
+    found = []
+    failed, unfinished = ([model.name for model in models] for models in (dataset.failed, dataset.unfinished))
+    where = "and could not be compared; the end of the log stands below the table"
+    if failed:
+        verb = "has" if len(failed) == 1 else "have"
+        found.append(Notice("Failed models", f"{join_names(failed)} {verb} no result {where}."))
+    if unfinished:
+        verb = "was" if len(unfinished) == 1 else "were"
+        text = f"{join_names(unfinished)} {verb} not run to the end {where}. The same command goes on."
+        found.append(Notice("Not finished", text))
+    return found
 
 
 def _few_patients_warning(dataset: DatasetResult) -> list[Notice]:

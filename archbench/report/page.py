@@ -136,7 +136,7 @@ def _dataset_view(study: StudyResult, dataset: DatasetResult, panels: DatasetPan
         "say": "Phantom data. " if dataset.phantom else "",
         "level": f"{100 * dataset.confidence:g}\u00a0%",
         "answer": answer(dataset),
-        "failed": dataset.failed,
+        "without_result": dataset.without_result,
         "incomplete": [m for m in dataset.models if m.status == INCOMPLETE],
         **quality_view(dataset, panels),
         **decisions_view(dataset, panels),

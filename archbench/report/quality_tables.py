@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
-from archbench.report.collect import DatasetResult, ModelResult
+from archbench.report.collect import FAILED, DatasetResult, ModelResult
 from archbench.report.labels import (
     architecture_of,
     format_count,
@@ -25,7 +25,7 @@ from archbench.report.quality_figures import ranked
 from archbench.report.tables import cost_of, headline_metrics
 from archbench.report.timing import runtime_name
 
-NOT_EVALUATED = "the model failed: it has no result"
+NOT_EVALUATED = "the model has no result: it failed, or was not finished"
 
 
 def caption(dataset: DatasetResult, text: str) -> str:
@@ -49,7 +49,7 @@ def main_table(dataset: DatasetResult) -> Table:
         Column("Parameters", "and the size of the ONNX file"),
         Column("Training", "all folds and seeds together"),
     ]
-    rows = [_main_row(dataset, model, names) for model in [*ranked(dataset), *dataset.failed]]
+    rows = [_main_row(dataset, model, names) for model in [*ranked(dataset), *dataset.without_result]]
     level = f"{100 * dataset.confidence:g}\u00a0%"
     text = f"results with {level} intervals over patients, best first. A drawn bar is the interval, its dot the value."
     return Table(f"results-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
@@ -83,7 +83,7 @@ def describe(model: ModelResult) -> str:
 
 def _verdict_cell(dataset: DatasetResult, model: ModelResult) -> Cell:
     if model.metrics is None:
-        return Cell("failed", sort="failed", tone="bad")
+        return Cell(model.status, sort=model.status, tone="bad" if model.status == FAILED else "open")
     verdict = verdict_against_best(dataset.comparison, model.name)
     if verdict is None:
         return undefined_cell("only one model was evaluated" if len(dataset.evaluated) == 1 else "not compared")

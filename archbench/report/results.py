@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from archbench.report.collect import (
     FAILED,
     FINISHED,
     PENDING,
+    UNFINISHED,
     DatasetResult,
     ModelResult,
     StudyResult,
@@ -51,9 +53,9 @@ def refresh_results(
 
 def results_document(study: StudyResult, *, running: bool = False) -> dict[str, Any]:
     """All artifacts of a study in one JSON-able structure."""
-    absent = PENDING if running else FAILED
+    absent = {FAILED: PENDING, UNFINISHED: PENDING} if running else {}
     complete = all(model.status == FINISHED for dataset in study.datasets for model in dataset.models)
-    rows = [{**row, "status": absent} if row["status"] == FAILED else row for row in result_rows(study)]
+    rows = [{**row, "status": absent.get(row["status"], row["status"])} for row in result_rows(study)]
     return {
         "study": study.name,
         "status": "complete" if complete else ("running" if running else "partial"),
@@ -65,7 +67,7 @@ def results_document(study: StudyResult, *, running: bool = False) -> dict[str, 
     }
 
 
-def _dataset_document(dataset: DatasetResult, absent: str) -> dict[str, Any]:
+def _dataset_document(dataset: DatasetResult, absent: Mapping[str, str]) -> dict[str, Any]:
     return {
         "data": "phantom" if dataset.phantom else "real",
         "primary": dataset.primary,
@@ -78,9 +80,9 @@ def _dataset_document(dataset: DatasetResult, absent: str) -> dict[str, Any]:
     }
 
 
-def _model_document(model: ModelResult, absent: str) -> dict[str, Any]:
+def _model_document(model: ModelResult, absent: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "status": absent if model.status == FAILED else model.status,
+        "status": absent.get(model.status, model.status),
         "metrics": model.metrics,
         "calibration": model.calibration,
         "export": model.export,

@@ -132,8 +132,8 @@ def to_text(study: StudyResult) -> str:
         if dataset.phantom:
             heading.insert(0, PHANTOM_HEADING)
         blocks += ["\n".join(heading), _align(_quality_grid(dataset)), _align(_cost_grid(dataset))]
-        failed = [f"FAILED {model.name}: {'; '.join(model.missing.values())}" for model in dataset.failed]
-        blocks += ["\n".join(failed)] if failed else []
+        absent = [f"{m.status.upper()} {m.name}: {'; '.join(m.missing.values())}" for m in dataset.without_result]
+        blocks += ["\n".join(absent)] if absent else []
     return "\n\n".join(blocks) + "\n"
 
 

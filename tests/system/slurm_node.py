@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ETC = Path("/etc/slurm")
@@ -68,6 +68,45 @@ def why_not() -> str | None:
     return None
 
 
+def lose_node() -> None:
+    """The node is down and all that runs on it is killed at once, as when its power fails; then it comes back.
+
+    Its daemon stays: Debian 12's controller (22.05.8) falls over when a node with GPUs registers again.
+    """
+    steps = [int(pid) for pid in ask("pgrep", "-f", "^slurmstepd: ").split()]
+    processes = [*steps, *(below for step in steps for below in _descendants(step))]
+    _set_node("state=down", "reason=lost")
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(_is_back, 180, "the node to come back", every=1)
+
+
+def start_again() -> None:
+    """Let requeued jobs start: SLURM gives their old node two minutes.
+
+    It sets that time more than once while it cleans up behind them, so this is to be called until they run.
+    """
+    for job in jobs():
+        if job["JobState"] == "PENDING" and job.get("Restarts", "0") != "0":
+            subprocess.run(["scontrol", "update", f"jobid={job['JobId']}", "StartTime=now"], capture_output=True)
+
+
+def _is_back() -> bool:
+    state = ask("sinfo", "-h", "-o", "%T")
+    return state.strip() != "" and "down" not in state
+
+
+def _set_node(*changes: str) -> None:
+    name = socket.gethostname().partition(".")[0]
+    subprocess.run(["scontrol", "update", f"nodename={name}", *changes], check=True, timeout=60)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [int(line) for line in ask("pgrep", "-P", str(pid)).split()]
+    return found + [below for child in found for below in _descendants(child)]
+
+
 @contextmanager
 def running_node(folder: Path) -> Iterator[None]:
     """Start munged, slurmctld and slurmd; whatever happens, stop them and put /etc/slurm back."""
@@ -95,12 +134,12 @@ def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], object], seconds: float, what: str, *, every: float = 0.2) -> None:
     """Poll until a condition holds; AssertionError with its name when time is up."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{ask('squeue', '--states=all')}"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def jobs() -> list[dict[str, str]]:

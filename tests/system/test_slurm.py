@@ -48,6 +48,7 @@ evaluation: {resamples: 200, comparison_resamples: 200}
 BROKEN = re.compile(r"^  broken: .*\n", re.M)
 FOLD = "results/cluster/phantom/{}/fold0-seed3"
 BEST = f"{FOLD}/best.safetensors"
+GRADCAM = "results/cluster/phantom/local/gradcam"
 LOG = "logs/cluster/train/phantom/disturbed/fold0-seed3.log"
 
 
@@ -60,6 +61,7 @@ class Cluster:
     left_after_s: dict[str, float] = field(default_factory=dict)
     last_words: dict[str, str] = field(default_factory=dict)
     first_words: dict[str, str] = field(default_factory=dict)
+    lost_job: str = ""
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", "--configfile", "study.yaml", *arguments]
@@ -84,7 +86,8 @@ class Cluster:
 
     def jobs_of(self, rule: str, wildcards: str = "") -> list[dict[str, str]]:
         """Submissions of a rule in their order, as the controller tells them."""
-        return [job for job in slurm_node.jobs() if job["Comment"].startswith(f"rule_{rule}_wildcards_{wildcards}")]
+        name = f"rule_{rule}_wildcards_{wildcards}"
+        return [job for job in slurm_node.jobs() if job.get("Comment", "").startswith(name)]
 
     def running(self) -> dict[str, str] | None:
         """The running job of the disturbed training."""
@@ -139,46 +142,82 @@ def go_on_there(cluster: Cluster) -> None:
             stderr=subprocess.STDOUT,
         )
         try:
-            for name, disturb in DISTURBANCES.items():
+            for name, disturb in (REQUEUES | DISTURBANCES).items():
+                await_epochs(cluster, process, name)
                 disturb_once(cluster, name, disturb)
-            process.wait(timeout=480)
+            process.wait(timeout=600)
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            end(process)
         output.seek(0)
         cluster.runs["there"] = output.read()
     page = cluster.folder / "results/cluster/report.html"
     cluster.runs["partial"] = page.read_text(encoding="utf-8") if page.is_file() else ""
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C does; Snakemake then cancels its jobs and writes a partial report."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def await_epochs(cluster: Cluster, process: subprocess.Popen[bytes], name: str) -> None:
+    """Let the next attempt of the training run for some epochs.
+
+    Snakemake looks at its jobs ever more seldom while none of them ends well, a minute apart after some looks.
+    """
+
+    def has_epochs() -> bool:
+        assert process.poll() is None, f"Snakemake has ended: {(cluster.folder / 'run.log').read_text()[-3000:]}"
+        slurm_node.start_again()
+        return bool(cluster.running() and training(cluster)) and cluster.epochs() > 2
+
+    slurm_node.wait_for(has_epochs, 400, f"epochs of the attempt that is to be {name}", every=0.5)
+
+
 def disturb_once(cluster: Cluster, name: str, disturb: Callable[[Cluster, str], None]) -> None:
-    """Let the training run for some epochs, disturb its job, wait until it is gone."""
-    before = cluster.log()[:100]
-    slurm_node.wait_for(lambda: cluster.running() and training(cluster), 120, f"the attempt that is to be {name}")
-    slurm_node.wait_for(lambda: cluster.log()[:100] != before and cluster.epochs() > 2, 60, "epochs")
+    """Disturb the running job and wait until its training is gone; the next one begins a new log."""
     job = cluster.running()
     assert job is not None
+    for process in training(cluster):  # or it might be over before SLURM gets to it; it wakes for each signal
+        os.kill(process, signal.SIGSTOP)
     disturb(cluster, job["JobId"])
     at = time.monotonic()
-    slurm_node.wait_for(lambda: not training(cluster), 150, f"its end after it was {name}")
+    slurm_node.wait_for(lambda: not (training(cluster) or processes(f"^tee {LOG}")), 240, f"its end, {name}")
     cluster.left_after_s[name] = time.monotonic() - at
     cluster.first_words[name], cluster.last_words[name] = cluster.log()[:300], cluster.log()[-400:]
+    (cluster.folder / LOG).unlink()
 
 
 def training(cluster: Cluster) -> list[int]:
     """Processes of the disturbed training, without their shells."""
-    pattern = f"python {cluster.folder}/scripts/train.py .*--model disturbed"
+    return processes(f"python {cluster.folder}/scripts/train.py .*--model disturbed")
+
+
+def processes(pattern: str) -> list[int]:
     return [int(line) for line in subprocess.run(["pgrep", "-f", pattern], capture_output=True).stdout.split()]
+
+
+def preempt(cluster: Cluster, job: str) -> None:
+    """A job of a partition that goes first takes the whole node."""
+    slurm_node.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
+
+
+def lose_node(cluster: Cluster, job: str) -> None:
+    slurm_node.lose_node()
 
 
 def warn(cluster: Cluster, job: str) -> None:
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    for process in training(cluster):
+        os.kill(process, signal.SIGCONT)
 
 
 def cut_short(cluster: Cluster, job: str) -> None:
-    """Shorten the job's time limit and hold the training, so that the limit strikes before its end."""
-    for process in training(cluster):
-        os.kill(process, signal.SIGSTOP)
+    """Shorten the job's time limit; since the training is held, it strikes before the end."""
     subprocess.run(["scontrol", "update", f"jobid={job}", "TimeLimit=1"], check=True)
 
 
@@ -188,6 +227,8 @@ def kill(cluster: Cluster, job: str) -> None:
         os.kill(process, signal.SIGKILL)
 
 
+# SLURM itself starts these again; Snakemake only waits.
+REQUEUES: dict[str, Callable[[Cluster, str], None]] = {"preempted": preempt, "lost": lose_node}
 DISTURBANCES: dict[str, Callable[[Cluster, str], None]] = {"warned": warn, "cut short": cut_short, "killed": kill}
 
 
@@ -198,14 +239,46 @@ def finish_there(cluster: Cluster) -> None:
     profile = cluster.folder / "profiles/slurm/config.yaml"
     text = profile.read_text(encoding="utf-8")
     profile.write_text(text.replace("    gpu: 1\n", "    gpu: 0\n    gres: gpu:1\n"), encoding="utf-8")
-    shutil.rmtree(cluster.folder / "results/cluster/phantom/local/gradcam")
+    shutil.rmtree(cluster.folder / GRADCAM)
+    lose_snakemake(cluster)
     cluster.runs["rest"] = cluster.snakemake(*PROFILE)
+
+
+def lose_snakemake(cluster: Cluster) -> None:
+    """Kill Snakemake while a job of it waits for a node, start another one, and only then let the job run."""
+    sbatch = ("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
+    in_the_way = slurm_node.ask(*sbatch).strip()
+    before = len(cluster.jobs_of("explain", "phantom_local"))
+    with open(cluster.folder / "lost.log", "w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            cluster.command(*PROFILE, "--", GRADCAM),
+            cwd=cluster.folder,
+            env=cluster.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            slurm_node.wait_for(lambda: noted(cluster), 120, "a submitted job that Snakemake has noted")
+        finally:
+            process.kill()
+            process.wait(timeout=60)
+    job = cluster.jobs_of("explain", "phantom_local")[before]["JobId"]
+    cluster.snakemake("--unlock")
+    cluster.lost_job, cluster.runs["twice"] = job, cluster.snakemake(*PROFILE, check=False)
+    subprocess.run(["scancel", in_the_way], check=True)
+    slurm_node.wait_for(lambda: not slurm_node.ask("squeue", "-h", "-j", job), 240, "the job that outlived Snakemake")
+
+
+def noted(cluster: Cluster) -> bool:
+    notes = (cluster.folder / ".snakemake/incomplete").glob("*")
+    return any('"external_jobid": "' in note.read_text(encoding="utf-8") for note in notes)
 
 
 def test_the_time_limit_of_a_job_grows_and_so_does_its_memory(cluster: Cluster) -> None:
     attempts = cluster.jobs_of("train", "phantom_disturbed")
     assert len(attempts) == len(DISTURBANCES) + 1
     assert [job["MinMemoryNode"] for job in attempts] == [f"{3000 * k}M" for k in (1, 2, 3, 4)]
+    assert attempts[0]["Restarts"] == str(len(REQUEUES)), "these don't cost an attempt"
     limits = [job["TimeLimit"] for job in attempts]
     assert [limits[k] for k in (0, 2, 3)] == ["00:10:00", "00:30:00", "00:40:00"]
     assert limits[1] == "00:01:00", "this one was shortened"
@@ -227,16 +300,18 @@ def test_gpus_can_be_asked_for_by_gres(cluster: Cluster) -> None:
 
 
 def test_a_warned_training_leaves_at_once_and_says_so(cluster: Cluster) -> None:
+    assert "asked to leave by SIGTERM" in cluster.last_words["preempted"]
     assert "asked to leave by SIGUSR1" in cluster.last_words["warned"]
     assert "asked to leave by SIGTERM" in cluster.last_words["cut short"]
-    assert "asked to leave" not in cluster.last_words["killed"]
+    for name in ("lost", "killed"):
+        assert "asked to leave" not in cluster.last_words[name]
     assert cluster.left_after_s["warned"] < 10
     assert cluster.left_after_s["killed"] < 10
 
 
 def test_every_attempt_goes_on_where_the_last_one_ended(cluster: Cluster) -> None:
-    assert "continuing" not in cluster.first_words["warned"]
-    for name in ("cut short", "killed"):
+    assert "continuing" not in cluster.first_words["preempted"]
+    for name in ("lost", "warned", "cut short", "killed"):
         assert "continuing after epoch" in cluster.first_words[name]
     assert "continuing after epoch" in cluster.log()
     assert not list((cluster.folder / "results/cache/state").rglob("*.pt*")), "no state is left behind"
@@ -245,6 +320,14 @@ def test_every_attempt_goes_on_where_the_last_one_ended(cluster: Cluster) -> Non
 def test_disturbed_weights_equal_undisturbed_ones(cluster: Cluster) -> None:
     disturbed, local = ((cluster.folder / BEST.format(name)).read_bytes() for name in ("disturbed", "local"))
     assert disturbed == local
+
+
+def test_a_job_that_outlived_its_snakemake_is_not_submitted_again(cluster: Cluster) -> None:
+    assert f"scancel {cluster.lost_job}" in cluster.runs["twice"]
+    assert "Error in rule" not in cluster.runs["twice"] and "has been submitted" not in cluster.runs["twice"]
+    explained = cluster.jobs_of("explain", "phantom_local")
+    assert [job["JobId"] for job in explained][1:] == [cluster.lost_job], "nor was it after it had ended well"
+    assert explained[-1]["JobState"] == "COMPLETED"
 
 
 def test_what_was_trained_here_is_not_trained_again_there(cluster: Cluster) -> None:

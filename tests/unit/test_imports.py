@@ -35,6 +35,7 @@ COMPONENTS = ("archbench.datasets", "archbench.models", "archbench.losses", "arc
 SHARED = (
     "archbench.command_line",
     "archbench.interruption",
+    "archbench.slurm_jobs",
     "archbench.gpu_slots",
     "archbench.devices",
     "archbench.onnx_session",

@@ -155,6 +155,19 @@ def test_failed_model_is_listed_with_the_end_of_its_log(hostile: tuple[str, Path
     assert read_json(results / "results.json")["datasets"]["fundus"]["models"][FAILED]["status"] == "failed"
 
 
+def test_an_interrupted_model_is_not_called_failed(tmp_path: Path) -> None:
+    spec = SyntheticStudy(label="stopped", failed=(FAILED,), gradcam=False, timing=False, n_patients=30)
+    configuration, results = write_study(tmp_path, spec)
+    (log,) = (tmp_path / "logs").rglob(f"{FAILED}/*.log")
+    log.write_text("epoch 7\nTraceback (most recent call last):\nKeyboardInterrupt\n", encoding="utf-8")
+    write_report(configuration=configuration, results=results, output=results, logs=tmp_path / "logs", partial=True)
+    html = (results / "report.html").read_text(encoding="utf-8")
+    assert f"{FAILED}: not finished" in html and "Not finished." in html and "The same command goes on." in html
+    assert f"{FAILED}: failed" not in html and "Failed models" not in html
+    assert f"NOT FINISHED {FAILED}" in (results / "results_table.txt").read_text(encoding="utf-8")
+    assert read_json(results / "results.json")["datasets"]["fundus"]["models"][FAILED]["status"] == "not finished"
+
+
 def test_failed_model_is_refused_without_partial(tmp_path: Path) -> None:
     configuration, results = write_study(tmp_path, SyntheticStudy(label="refused", failed=(FAILED,), gradcam=False))
     with pytest.raises(IncompleteStudyError, match=f"fundus/{FAILED}.*--partial"):

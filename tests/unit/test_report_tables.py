@@ -203,9 +203,53 @@ def test_damaged_artifact_is_noted_not_raised(tmp_path: Path) -> None:
     (results / "fundus" / "resnet18" / "metrics.json").write_text("{ half", encoding="utf-8")
     write_json(results / "fundus" / "timing.json", [])
     found = collect_study(configuration=configuration, results=results)
-    assert found.failed == (("fundus", "resnet18"),)
+    assert found.without_result == (("fundus", "resnet18"),)
+    assert found.datasets[0].models[1].status == "failed"
     assert "not valid JSON" in found.datasets[0].models[1].missing["metrics"]
     assert "not an object" in found.datasets[0].missing["timing"]
+
+
+STOPPED = "train fundus/resnet18 fold 0 seed 42 | asked to leave by SIGTERM: the same job goes on"
+
+
+@pytest.mark.parametrize(
+    ("job", "text", "failed", "status", "told"),
+    [
+        ("train/fundus/resnet18/fold0", "Traceback (most recent call last):\nRuntimeError: no", None, "failed", True),
+        (
+            "train/fundus/resnet18/fold0",
+            "Traceback (most recent call)\nKeyboardInterrupt",
+            None,
+            "not finished",
+            True,
+        ),
+        ("train/fundus/resnet18/fold0", STOPPED, None, "not finished", True),
+        ("train/fundus/resnet34/fold0", "RuntimeError: no", None, "not finished", False),
+        ("train/fundus/resnet18/fold0", "epoch 7", True, "failed", True),
+        ("train/fundus/resnet18/fold0", "RuntimeError: of an earlier run", False, "not finished", True),
+        ("train/fundus/resnet34/fold0", "RuntimeError: no", True, "not finished", False),
+        ("train/other/resnet18/fold0", "RuntimeError: no", True, "not finished", False),
+        ("prepare_dataset/fundus", "labels.csv: no such file", True, "not finished", True),
+        ("fetch_weights/resnet18-imagenet", "can't be fetched", True, "not finished", True),
+        ("prepare_dataset/other", "labels.csv: no such file", True, "not finished", False),
+    ],
+)
+def test_a_model_without_result_failed_only_where_a_job_of_it_did(
+    tmp_path: Path, job: str, text: str, failed: bool | None, status: str, told: bool
+) -> None:
+    log = tmp_path / "logs" / f"{job}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(text, encoding="utf-8")
+    found = collect_study(
+        configuration={"study": "s", "datasets": {"fundus": {}}, "models": {"resnet18": {}}},
+        results=tmp_path / "results" / "s",
+        logs=tmp_path / "logs",
+        failed_logs=None if failed is None else [log] * failed,
+    )
+    (model,) = found.datasets[0].models
+    assert model.status == status
+    assert (model.log is not None and model.log.lines == tuple(text.split("\n"))) == told
+    assert found.without_result == (("fundus", "resnet18"),)
 
 
 def test_log_of_another_model_is_not_taken(tmp_path: Path) -> None:

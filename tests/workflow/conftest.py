@@ -29,18 +29,26 @@ class Workflow:
 
     def snakemake(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy; its output is one text."""
+        process = self.start(*arguments, **environment)
+        try:
+            output = process.communicate(timeout=900)[0]
+        finally:
+            process.kill()
+        assert not check or process.returncode == 0, output[-6000:]
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, *arguments: str, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
+        """Start Snakemake in the copy, optionally with its jobs as a process group of its own."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        completed = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
             env={**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            start_new_session=own_group,
         )
-        assert not check or completed.returncode == 0, completed.stdout[-6000:]
-        return completed
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rules that a dry run would execute, with their job counts."""

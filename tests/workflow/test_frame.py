@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +111,23 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
     assert edited.planned()["assemble_report"] == 1
 
 
+def test_after_ctrl_c_what_was_not_finished_is_not_called_failed(edited):
+    entry = "  stopped: {architecture: custom1, image_size: 32, training: {epochs: 5000, early_stopping: {patience: 5000}}}\nexplain:"
+    edited.edit("config/config.yaml", "explain:", entry)
+    logs = edited.folder / "logs/tiny/train/phantom/stopped"
+    process = edited.start("--cores", "1", own_group=True)
+    deadline = time.monotonic() + 120
+    while "epoch 2/" not in "".join(log.read_text() for log in logs.glob("*.log")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Snakemake and its jobs
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and "stopped on request, nothing failed" in said
+    with open(edited.folder / "results/tiny/results_table.csv", encoding="utf-8") as file:
+        assert {row["model"]: row["status"] for row in csv.DictReader(file)}["stopped"] == "not finished"
+    page = (edited.folder / "results/tiny/report.html").read_text()
+    assert "stopped: not finished" in page and "Failed models" not in page
+
+
 def test_a_given_checkpoint_is_evaluated_without_training(edited):
     weights = edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
     shutil.copy(weights, edited.folder / "given.safetensors")
@@ -121,10 +142,6 @@ def test_a_given_checkpoint_is_evaluated_without_training(edited):
 @pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -9), ("SIGTERM", 75), ("SIGUSR1", 75)])
 def test_a_training_that_was_ended_goes_on_to_the_same_weights(finished, tmp_path, sent, code):
     """A signal in the middle of a training; started again it ends with the weights of the undisturbed run."""
-    import subprocess
-    import sys
-    import time
-
     folder = finished.folder
     study_file = next((folder / "results/cache/studies").glob("tiny-*.json"))
     data = folder / "results/tiny/phantom/data"
@@ -149,8 +166,6 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(finished, tmp_pat
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 

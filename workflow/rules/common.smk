@@ -438,11 +438,18 @@ def partial_commands():
 
 
 def partial_report_command():
-    """After an error: a report of what there is, failed models named with the end of their logs.
+    """After an error or Ctrl-C: a report of what there is, failed models named with the end of their logs.
 
     Its page gets a date before all results, or the next run would take it for the whole report.
     """
-    command = f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
+    failed = f"{LOGS}/failed_jobs.json"
+    write_json(
+        failed, sorted(log for job in workflow.scheduler.failed for log in job.log)
+    )
+    command = (
+        f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
+        f" --failed-logs {failed}"
+    )
     return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 
 
@@ -454,9 +461,10 @@ def closing_words():
     return f"\ndone: {', '.join(sorted(asked))}"
 
 
-def stopped_by_user(log):
+def stopped_by_user(logs):
     """Whether Snakemake ended on Ctrl-C, by its log."""
-    return "Terminating processes on user request" in Path(log).read_text()
+    said = "Terminating processes on user request"
+    return any(said in Path(log).read_text() for log in logs)
 
 
 def only_boards_asked_for():
