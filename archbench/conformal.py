@@ -7,7 +7,6 @@ images. Sets are made per class (each true class is covered as often as promised
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -144,26 +143,3 @@ def fit_label_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
 def _check_coverage(coverage: float) -> None:
     if not 0 < coverage < 1:
         raise ValueError(f"the coverage of a conformal set lies between 0 and 1, got {coverage}")
-
-
-def set_summary(sets: Array, y_true: Array, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return how often the sets hold the truth and how large they are.
-
-    Args:
-        sets: Boolean, shape (N, K).
-        y_true: Class indices, shape (N,).
-        classes: Names, length K.
-    Returns:
-        coverage, coverage_by_class (null without cases), mean_size, and the shares of empty, single and full sets.
-    """
-    held, size = sets[np.arange(len(y_true)), y_true], sets.sum(axis=1)
-    return {
-        "coverage": float(held.mean()) if len(held) else None,
-        "coverage_by_class": {
-            name: float(held[y_true == k].mean()) if (y_true == k).any() else None for k, name in enumerate(classes)
-        },
-        "mean_size": float(size.mean()) if len(size) else None,
-        "empty": float((size == 0).mean()) if len(size) else None,
-        "single": float((size == 1).mean()) if len(size) else None,
-        "full": float((size == len(classes)).mean()) if len(size) else None,
-    }

@@ -130,11 +130,6 @@ def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> fl
     return float(min(STRONGEST, spare / excess)) if excess > 0 else STRONGEST
 
 
-def binary_losses(log_odds: Array, targets: Array) -> Array:
-    """Return the log loss of each cell; NaN where the target is."""
-    return np.maximum(log_odds, 0.0) + np.log1p(np.exp(-np.abs(log_odds))) - targets * log_odds
-
-
 def solve_platt(logits: Array, targets: Array, strength: float) -> tuple[Array, Array, float]:
     """Return slopes (L,), intercepts (L,) and the shared slope; convex, by Newton's method for all labels at once.
 

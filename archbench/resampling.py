@@ -221,18 +221,3 @@ def mean_draws(values: Array, weights: Array, rows: Array) -> Array:
     sums = np.bincount(rows[defined], weights=values[defined], minlength=len(weights)) @ weights
     counts = np.bincount(rows[defined], minlength=len(weights)) @ weights
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-
-
-def cell_draws(cells: Array, n_cells: int, weights: Array, rows: Array) -> Array:
-    """Return how often each cell of a table occurs in each resample, shape (C, B).
-
-    A confusion matrix is a table of K * K cells: first (cell x patient) counts, then one product.
-
-    Args:
-        cells: Cell of each case, shape (N,); negative where the case is not in the table (unknown target).
-        weights: Shape (P, B).
-        rows: Unit of each case, shape (N,).
-    """
-    kept, units = cells >= 0, len(weights)
-    counts = np.bincount(cells[kept] * units + rows[kept], minlength=n_cells * units)
-    return counts.reshape(n_cells, units).astype(np.float64) @ weights

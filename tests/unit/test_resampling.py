@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from archbench import resampling
-from archbench.resampling import auroc, average_precision, cell_draws, mean_draws, question_draws
+from archbench.resampling import auroc, average_precision, mean_draws, question_draws
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -120,17 +120,3 @@ def test_means_leave_undefined_cases_out():
     for draw, found in enumerate(mean_draws(values, weights, rows)):
         assert found == pytest.approx(np.average(values[20:], weights=weights[rows[20:], draw]), abs=1e-12)
     assert np.isnan(mean_draws(np.full(60, np.nan), weights, rows)).all()
-
-
-def test_cells_are_sklearns_weighted_confusion_matrix():
-    generator = np.random.default_rng(5)
-    y_true, y_pred = generator.integers(0, 3, size=(2, 90))
-    rows, weights = generator.integers(0, 15, size=90), generator.integers(0, 4, size=(15, 6))
-    cells = 3 * y_true + y_pred
-    cells[::7] = -1
-    kept = cells >= 0
-    found = cell_draws(cells, 9, weights, rows)
-    for draw in range(6):
-        w = weights[rows[kept], draw]
-        theirs = reference.confusion_matrix(y_true[kept], y_pred[kept], labels=[0, 1, 2], sample_weight=w)
-        np.testing.assert_array_equal(found[:, draw].reshape(3, 3), theirs)
