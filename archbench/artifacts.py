@@ -43,8 +43,8 @@ class ArtifactError(ValueError):
 class MetricRecord(TypedDict):
     """A metric with its interval; an undefined one has value None and says why.
 
-    `method` says how the interval was made: percentile, logit_delong, normal, or none. Files of older versions and
-    records without an interval of ours lack it.
+    `method` says how the interval was made: percentile, logit_delong, wilson, normal, or none. Files of older versions
+    and records without an interval of ours lack it.
     """
 
     name: str

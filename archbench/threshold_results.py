@@ -179,4 +179,4 @@ def cut_point_results(found: Calibrated, sample: Resampled) -> dict[str, Any]:
 def _gain(decided: Resampled, used: Resampled) -> MetricRecord:
     metric = METRICS.get("qwk")
     after, before = (score_drawn(table.drawn, metric) for table in (decided, used))
-    return used.record("qwk_gain", difference(after, before), metric.undefined_reason, bounds=(-2.0, 2.0))
+    return used.record("qwk_gain", difference(after, before), metric.undefined_reason, bounds=(-2.0, 2.0), behind=None)
