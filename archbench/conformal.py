@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.recalibration import label_rows
@@ -87,8 +88,8 @@ def fit_class_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
     limits, n_patients = [], []
     for k in range(len(rows.classes)):
         mine = rows.y_true == k
-        limits.append(patient_quantile(strange[mine, k], rows.patient_id[mine], coverage))
-        n_patients.append(len(np.unique(rows.patient_id[mine])))
+        limits.append(patient_quantile(strange[mine, k], rows.patient_code[mine], coverage))
+        n_patients.append(distinct(rows.patient_code[mine]))
     return ClassSets(rows.classes, np.array(limits), coverage, np.array(n_patients), ordinal)
 
 
@@ -130,13 +131,13 @@ def fit_label_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
     _check_coverage(coverage)
     rows, _ = label_rows(source, applied=applied, seed=seed)
     present = 1.0 / (1.0 + np.exp(-np.clip(rows.logits.astype(np.float64), -500, 500)))
-    patients = np.unique(rows.patient_id, return_inverse=True)[1]
+    patients = rows.patient_code
     limits, n_patients = np.empty((2, len(rows.labels))), np.empty((2, len(rows.labels)), dtype=np.int64)
     for answer, strange in enumerate((present, 1.0 - present)):
         for label in range(len(rows.labels)):
             mine = rows.targets[:, label] == answer
             limits[answer, label] = patient_quantile(strange[mine, label], patients[mine], coverage)
-            n_patients[answer, label] = len(np.unique(patients[mine]))
+            n_patients[answer, label] = distinct(patients[mine])
     return LabelSets(rows.labels, limits, coverage, n_patients)
 
 

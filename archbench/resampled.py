@@ -54,11 +54,6 @@ class Resampled:
         return self.drawn.columns
 
     @cached_property
-    def case(self) -> Array:
-        """A number for each row's case, shape (N,)."""
-        return np.unique(self.rows.case_id, return_inverse=True)[1]
-
-    @cached_property
     def known(self) -> Array:
         """Which cells of a table with labels or zones are scored, boolean (N, L)."""
         return ~np.isnan(scored_targets(self.rows))
@@ -66,13 +61,13 @@ class Resampled:
     @cached_property
     def n_cases(self) -> int:
         """Number of cases."""
-        return distinct(self.case)
+        return distinct(self.rows.case_code)
 
     def counts(self, members: Array | None = None) -> tuple[int, int]:
         """Return the number of cases and patients among some rows (indices or mask); of all without."""
         if members is None:
             return self.n_cases, len(self.patients)
-        return distinct(self.case[members]), distinct(self.unit[members])
+        return distinct(self.rows.case_code[members]), distinct(self.unit[members])
 
     def of(self, rows: Predictions) -> Resampled:
         """The same resamples of other rows of these patients."""

@@ -129,7 +129,7 @@ def _called(rows: Predictions, fits: Sequence[_Fit], scope: str) -> Predictions:
         odds, cuts = fit.item.applied.logits, fit.thresholds
         called = odds >= cuts.global_log_odds if scope == "global" else cuts.decide(odds)
         logits[fit.item.part.inside] = np.where(called, SURE, -SURE)
-    return replace(rows, logits=logits)
+    return rows.having(logits=logits)
 
 
 def _decided(sample: Resampled, rows: Predictions) -> dict[str, Any]:
