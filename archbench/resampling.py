@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,40 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK_DRAWS = 2_048  # columns of a running sum, measured best
 BLOCK_ELEMENTS = 200_000  # of (steps x draws) that are multiplied out at once; they stay in the cache
-PRODUCT_ELEMENTS = 4_000_000  # of (steps x draws) in one sparse product
+PRODUCT_ELEMENTS = 1_000_000  # of (steps x draws) in one sparse product
 FEW_DRAWS = 32  # below, whole arrays beat a loop over the steps
 EXACT = 2.0**24  # whole numbers up to here are exact in float32, half the traffic of float64
 TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many cases of each unit are at each step.
+
+    Attributes:
+        step: Step of each case, ascending, shape (N,).
+        unit: Unit of each case, shape (N,).
+        shape: Number of steps and of units.
+    """
+
+    step: Array
+    unit: Array
+    shape: tuple[int, int]
+
+    @cached_property
+    def matrix(self) -> Any:
+        """As a sparse matrix (steps x units)."""
+        from scipy.sparse import csr_array
+
+        ends = np.cumsum(np.bincount(self.step, minlength=self.shape[0]), dtype=np.int32)
+        data = np.ones(len(self.step), dtype=np.float32)
+        return csr_array((data, self.unit.astype(np.int32), np.r_[np.int32(0), ends]), shape=self.shape)
+
+    def times(self, weights: Array) -> Array:
+        """Return the weight of the cases at each step, (steps, B), for few resamples."""
+        gathered = weights[self.unit]
+        columns = [np.bincount(self.step, weights=column, minlength=self.shape[0]) for column in gathered.T]
+        return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -29,20 +60,20 @@ class Steps:
     """A binary question sorted once: who is where between the scores of its positives, best score first.
 
     Attributes:
-        positives: Cases (G, P) that are positive at each of the G distinct scores of positives; sparse.
-        negatives: Negative cases (G + 1, P) from each such score up to the one before it; the last row holds those
-            below every positive; sparse.
-        tied: Negative cases (G, P) exactly at each such score; sparse, None where there is none.
+        positives: Cases that are positive at each of the G distinct scores of positives.
+        negatives: Negative cases from each such score up to the one before it; step G holds those below every
+            positive.
+        tied: Negative cases exactly at each such score; None where there is none.
     """
 
-    positives: Any
-    negatives: Any
-    tied: Any | None
+    positives: Counts
+    negatives: Counts
+    tied: Counts | None
 
     @property
     def size(self) -> int:
         """Number of steps G."""
-        return int(self.positives.shape[0])
+        return self.positives.shape[0]
 
 
 def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
@@ -59,29 +90,23 @@ def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
     if np.isnan(y_score).any():
         raise ValueError(f"{int(np.isnan(y_score).sum())} of {len(y_score)} scores are NaN: they can't be ranked")
     positive = np.asarray(positive, dtype=bool)
-    levels = np.unique(y_score[positive])[::-1]  # descending
-    at_or_below = np.searchsorted(-levels, -y_score, side="left")  # first level that is not above the score
-    negative = ~positive
-    is_tied = negative.copy()
-    is_tied[negative] = _at_level(y_score[negative], levels, at_or_below[negative])
+    order = np.concatenate([np.flatnonzero(positive), np.flatnonzero(~positive)])
+    order = order[np.argsort(-y_score[order], kind="stable")]  # descending, positives before negatives of equal score
+    score, hit, unit = y_score[order], positive[order], rows[order]
+    levels = score[hit]
+    begins = np.r_[True, levels[1:] != levels[:-1]] if len(levels) else np.zeros(0, dtype=bool)
+    seen = np.zeros(len(order), dtype=np.int64)
+    seen[hit] = begins
+    seen = np.cumsum(seen)  # distinct scores of positives down to each case, its own included
+    last = np.r_[np.nan, levels[begins]][seen]
+    is_tied = ~hit & (score == last)
+    place = np.where(hit | is_tied, seen - 1, seen)
+    size = int(begins.sum())
     return Steps(
-        positives=_counts(at_or_below[positive], rows[positive], (len(levels), units)),
-        negatives=_counts(at_or_below[negative], rows[negative], (len(levels) + 1, units)),
-        tied=_counts(at_or_below[is_tied], rows[is_tied], (len(levels), units)) if is_tied.any() else None,
+        positives=Counts(place[hit], unit[hit], (size, units)),
+        negatives=Counts(place[~hit], unit[~hit], (size + 1, units)),
+        tied=Counts(place[is_tied], unit[is_tied], (size, units)) if is_tied.any() else None,
     )
-
-
-def _at_level(y_score: Array, levels: Array, place: Array) -> Array:
-    inside = place < len(levels)
-    inside[inside] = levels[place[inside]] == y_score[inside]
-    return inside
-
-
-def _counts(step: Array, unit: Array, shape: tuple[int, int]) -> Any:
-    """Number of cases of each unit at each step, a sparse matrix."""
-    from scipy.sparse import csr_array
-
-    return csr_array((np.ones(len(step), dtype=np.float32), (step, unit)), shape=shape)
 
 
 def _areas(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, Array]:
@@ -95,10 +120,10 @@ def _areas(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, 
 
 def _sums_at_once(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, Array, Array, Array]:
     """Positives, negatives, pairs ranked wrongly, and precisions gained; shape (B,) each."""
-    gained, passed = question.positives @ weights, np.cumsum(question.negatives @ weights, axis=0)
+    gained, passed = question.positives.times(weights), np.cumsum(question.negatives.times(weights), axis=0)
     lost = np.einsum("gb,gb->b", gained, passed[:-1])
     if question.tied is not None:
-        lost -= 0.5 * np.einsum("gb,gb->b", gained, question.tied @ weights)
+        lost -= 0.5 * np.einsum("gb,gb->b", gained, question.tied.times(weights))
     found, area = np.cumsum(gained, axis=0), np.zeros(weights.shape[1])
     if precision:
         area = np.einsum("gb,gb->b", gained, found / np.maximum(found + passed[:-1], TINY))
@@ -126,7 +151,7 @@ def _sums_in_blocks(question: Steps, weights: Array, *, precision: bool) -> tupl
                 np.maximum(below, TINY, out=below)  # nothing drawn so far must not divide by 0
             np.divide(hits, below, out=shares[: len(hits)], dtype=np.float64)
             area += np.einsum("gb,gb->b", gained, shares[: len(hits)])
-    passed = passed + (question.negatives[-1:] @ weights)[0]
+    passed = passed + (question.negatives.matrix[-1:] @ weights)[0]
     return found, passed, lost, area
 
 
@@ -138,8 +163,8 @@ def _blocks_of_steps(question: Steps, weights: Array) -> Iterator[tuple[Array, A
     whole, height = (max(1, elements // weights.shape[1]) for elements in (PRODUCT_ELEMENTS, BLOCK_ELEMENTS))
     for start in range(0, question.size, whole):
         part = slice(start, min(start + whole, question.size))
-        gained, below = question.positives[part] @ weights, question.negatives[part] @ weights
-        tied = None if question.tied is None else question.tied[part] @ weights
+        gained, below = question.positives.matrix[part] @ weights, question.negatives.matrix[part] @ weights
+        tied = None if question.tied is None else question.tied.matrix[part] @ weights
         for first in range(0, len(gained), height):
             rows = slice(first, first + height)
             yield gained[rows], below[rows], None if tied is None else tied[rows]
