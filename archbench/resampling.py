@@ -44,9 +44,14 @@ class Counts:
         """As a sparse matrix (steps x units)."""
         from scipy.sparse import csr_array
 
-        ends = np.cumsum(np.bincount(self.step, minlength=self.shape[0]), dtype=np.int32)
+        ends = np.zeros(self.shape[0] + 1, dtype=np.int32)
+        np.cumsum(np.bincount(self.step, minlength=self.shape[0]), out=ends[1:])
         data = np.ones(len(self.step), dtype=np.float32)
-        return csr_array((data, self.unit.astype(np.int32), np.r_[np.int32(0), ends]), shape=self.shape)
+        return csr_array((data, self.unit.astype(np.int32), ends), shape=self.shape)
+
+    def times_many(self, weights: Array, part: slice | None) -> Array:
+        """Return the weight of the cases at each step, or at some, (steps, B)."""
+        return self.matrix @ weights if part is None else self.matrix[part] @ weights
 
     def times(self, weights: Array) -> Array:
         """Return the weight of the cases at each step, (steps, B), for few resamples."""
@@ -59,10 +64,11 @@ class Counts:
 class Steps:
     """A binary question sorted once: who is where between the scores of its positives, best score first.
 
+    A last step holds the negatives below every positive, and no positive.
+
     Attributes:
         positives: Cases that are positive at each of the G distinct scores of positives.
-        negatives: Negative cases from each such score up to the one before it; step G holds those below every
-            positive.
+        negatives: Negative cases from each such score up to the one before it.
         tied: Negative cases exactly at each such score; None where there is none.
     """
 
@@ -72,7 +78,7 @@ class Steps:
 
     @property
     def size(self) -> int:
-        """Number of steps G."""
+        """Number of steps G + 1."""
         return self.positives.shape[0]
 
 
@@ -94,18 +100,19 @@ def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
     order = order[np.argsort(-y_score[order], kind="stable")]  # descending, positives before negatives of equal score
     score, hit, unit = y_score[order], positive[order], rows[order]
     levels = score[hit]
-    begins = np.r_[True, levels[1:] != levels[:-1]] if len(levels) else np.zeros(0, dtype=bool)
+    begins = np.ones(len(levels), dtype=bool)
+    begins[1:] = levels[1:] != levels[:-1]
     seen = np.zeros(len(order), dtype=np.int64)
     seen[hit] = begins
     seen = np.cumsum(seen)  # distinct scores of positives down to each case, its own included
-    last = np.r_[np.nan, levels[begins]][seen]
+    last = np.append(np.nan, levels[begins])[seen]
     is_tied = ~hit & (score == last)
     place = np.where(hit | is_tied, seen - 1, seen)
-    size = int(begins.sum())
+    shape = (int(begins.sum()) + 1, units)
     return Steps(
-        positives=Counts(place[hit], unit[hit], (size, units)),
-        negatives=Counts(place[~hit], unit[~hit], (size + 1, units)),
-        tied=Counts(place[is_tied], unit[is_tied], (size, units)) if is_tied.any() else None,
+        positives=Counts(place[hit], unit[hit], shape),
+        negatives=Counts(place[~hit], unit[~hit], shape),
+        tied=Counts(place[is_tied], unit[is_tied], shape) if is_tied.any() else None,
     )
 
 
@@ -121,12 +128,12 @@ def _areas(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, 
 def _sums_at_once(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, Array, Array, Array]:
     """Positives, negatives, pairs ranked wrongly, and precisions gained; shape (B,) each."""
     gained, passed = question.positives.times(weights), np.cumsum(question.negatives.times(weights), axis=0)
-    lost = np.einsum("gb,gb->b", gained, passed[:-1])
+    lost = np.einsum("gb,gb->b", gained, passed)
     if question.tied is not None:
         lost -= 0.5 * np.einsum("gb,gb->b", gained, question.tied.times(weights))
     found, area = np.cumsum(gained, axis=0), np.zeros(weights.shape[1])
     if precision:
-        area = np.einsum("gb,gb->b", gained, found / np.maximum(found + passed[:-1], TINY))
+        area = np.einsum("gb,gb->b", gained, found / np.maximum(found + passed, TINY))
     return gained.sum(axis=0), passed[-1], lost, area
 
 
@@ -151,7 +158,6 @@ def _sums_in_blocks(question: Steps, weights: Array, *, precision: bool) -> tupl
                 np.maximum(below, TINY, out=below)  # nothing drawn so far must not divide by 0
             np.divide(hits, below, out=shares[: len(hits)], dtype=np.float64)
             area += np.einsum("gb,gb->b", gained, shares[: len(hits)])
-    passed = passed + (question.negatives.matrix[-1:] @ weights)[0]
     return found, passed, lost, area
 
 
@@ -162,9 +168,9 @@ def _blocks_of_steps(question: Steps, weights: Array) -> Iterator[tuple[Array, A
     """
     whole, height = (max(1, elements // weights.shape[1]) for elements in (PRODUCT_ELEMENTS, BLOCK_ELEMENTS))
     for start in range(0, question.size, whole):
-        part = slice(start, min(start + whole, question.size))
-        gained, below = question.positives.matrix[part] @ weights, question.negatives.matrix[part] @ weights
-        tied = None if question.tied is None else question.tied.matrix[part] @ weights
+        part = slice(start, start + whole) if question.size > whole else None
+        gained, below = (counts.times_many(weights, part) for counts in (question.positives, question.negatives))
+        tied = None if question.tied is None else question.tied.times_many(weights, part)
         for first in range(0, len(gained), height):
             rows = slice(first, first + height)
             yield gained[rows], below[rows], None if tied is None else tied[rows]
