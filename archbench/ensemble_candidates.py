@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import fit_gate, fit_greedy, fit_weights, member_scores
 from archbench.label_stacking import fit_label_stacker
 from archbench.members import (
@@ -31,8 +32,9 @@ from archbench.stacking import fit_stacker
 
 Scorer = Callable[[Predictions], Array]  # log odds, or unnormalised log probabilities (N, K) of rows
 UNSCORED_LOGIT = -30.0
-# By the number of fitted values: none, one a member, a few a label or class, one a member and column, a network.
-COMPLEXITY = ("mean", "weighted", "greedy", "logistic", "attention", "mlp")
+# From simple to complex: nothing fitted; a scale of each member by itself; then the members together, by one value a
+# member, a few a label or class, one a member and column, a network.
+COMPLEXITY = ("mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _of(fit: Callable[..., Any]) -> Callable[[OutOfFold, Predictions, int, Stack
 
 
 _FITS: dict[str, Callable[[OutOfFold, Predictions, int, Stack], Scorer]] = {
+    "calibrated_mean": _of(fit_calibrated_mean),
     "weighted": _of(fit_weights),
     "greedy": _of(fit_greedy),
     "logistic": _logistic,

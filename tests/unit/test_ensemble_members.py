@@ -176,7 +176,9 @@ def test_every_key_of_the_network_has_an_effect(tmp_path):
     assert score_of(**restless, patience=30, plateau=1) != score_of(**restless, patience=30, plateau=12)
 
 
-@pytest.mark.parametrize("candidates", [["weighted"], ["greedy"], ["attention"], ["mlp"], ["mean", "logistic"]])
+@pytest.mark.parametrize(
+    "candidates", [["calibrated_mean"], ["weighted"], ["greedy"], ["attention"], ["mlp"], ["mean", "logistic"]]
+)
 def test_the_candidates_of_the_study_are_tried(tmp_path, candidates):
     paths = write_members(tmp_path, small=table(rng=1), large=table(rng=2))
     decision, _ = run_script(
