@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -43,8 +44,8 @@ class ArtifactError(ValueError):
 class MetricRecord(TypedDict):
     """A metric with its interval; an undefined one has value None and says why.
 
-    `method` says how the interval was made: percentile, logit_delong, normal, or none. Files of older versions and
-    records without an interval of ours lack it.
+    `method` says how the interval was made: percentile, logit_delong, wilson, normal, or none. Files of older versions
+    and records without an interval of ours lack it.
     """
 
     name: str
@@ -230,6 +231,16 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.case_id)
 
+    @cached_property
+    def case_code(self) -> np.ndarray:
+        """A small number for each row's case, shape (N,); rows selected from this table keep it."""
+        return np.unique(self.case_id, return_inverse=True)[1]
+
+    @cached_property
+    def patient_code(self) -> np.ndarray:
+        """A small number for each row's patient, shape (N,); rows selected from this table keep it."""
+        return np.unique(self.patient_id, return_inverse=True)[1]
+
     @property
     def y_true(self) -> np.ndarray:
         """Class index of each row, shape (N,), for tasks with one label."""
@@ -266,13 +277,25 @@ class Predictions:
     def select(self, mask: np.ndarray) -> Predictions:
         """The rows that a boolean mask or an index array picks."""
         rows = {name: getattr(self, name)[mask] for name in _ROW_FIELDS}
-        return replace(self, **rows)
+        found = replace(self, **rows)
+        known = {name: self.__dict__[name][mask] for name in _CODES if name in self.__dict__}
+        found.__dict__.update(known)  # cached properties: names are compared once for all parts of a table
+        return found
+
+    def having(self, **fields: Any) -> Predictions:
+        """The same rows of the same cases with other logits, targets or names of columns."""
+        if not fields.keys().isdisjoint(("case_id", "patient_id")):
+            raise ValueError("other cases are another table: use dataclasses.replace")
+        found = replace(self, **fields)
+        found.__dict__.update({name: self.__dict__[name] for name in _CODES if name in self.__dict__})
+        return found
 
     def sorted(self) -> Predictions:
         """The rows by seed, fold, split and case."""
         return self.select(np.lexsort((self.case_id, self.split, self.fold, self.seed)))
 
 
+_CODES = ("case_code", "patient_code")
 _ROW_FIELDS = ("case_id", "patient_id", "split", "fold", "seed", "logits", "targets")
 
 

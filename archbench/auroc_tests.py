@@ -11,6 +11,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.delong import ClusteredAuroc, auroc_interval, macro_auroc, paired_p_value
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.views import view_of
 from archbench.resampling import auroc
@@ -65,7 +66,7 @@ def with_delong(
     """
     if np.isnan(found.value) or not has_delong(metric, predictions):
         return found
-    why = why_delong(found.value, len(np.unique(predictions.patient_id)))
+    why = why_delong(found.value, distinct(predictions.patient_code))
     if why is None:
         return found
     mean = _seed_mean(_covariance([predictions], metric, questions))

@@ -6,13 +6,14 @@ where the study allows it and a label has the patients for it, isotonic steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.cross_fitting import CrossedPart, crossed_parts
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.metrics.scoring import scored_rows
 from archbench.metrics.views import view_of
@@ -89,7 +90,7 @@ def calibrated(predictions: Predictions, *, isotonic_patients: int | None = None
     for item in parts:
         logits[item.part.inside] = item.applied.logits
         parameters += _parameters(item)
-    return Calibrated(method, None, parameters, replace(rows, logits=logits), parts)
+    return Calibrated(method, None, parameters, rows.having(logits=logits), parts)
 
 
 def _fitted(part: CrossedPart, isotonic_patients: int | None) -> CalibratedPart:
@@ -100,7 +101,7 @@ def _fitted(part: CrossedPart, isotonic_patients: int | None) -> CalibratedPart:
         calibrator = fit_platt(part.source, applied=part.applied, seed=part.seed)
     else:
         calibrator = fit_isotonic(part.source, applied=part.applied, seed=part.seed, min_patients=isotonic_patients)
-    applied = replace(part.applied, logits=calibrator.log_odds(part.applied.logits).astype(np.float32))
+    applied = part.applied.having(logits=calibrator.log_odds(part.applied.logits).astype(np.float32))
     return CalibratedPart(part, calibrator, part.source.rescored(calibrator.log_odds(part.source.rows.logits)), applied)
 
 
@@ -110,11 +111,11 @@ def _parameters(item: CalibratedPart) -> list[dict[str, Any]]:
         return [{**origin, "temperature": found.temperature}]
     assert isinstance(found, Platt | Isotonic)
     lines = found.platt if isinstance(found, Isotonic) else found
-    patients = item.part.source.rows.patient_id
+    patients = item.part.source.rows.patient_code
     known = ~np.isnan(item.part.source.rows.targets)
     result = []
     for k, label in enumerate(lines.labels):
-        own = {"n_cases": int(lines.n_cases[k]), "n_patients": len(np.unique(patients[known[:, k]]))}
+        own = {"n_cases": int(lines.n_cases[k]), "n_patients": distinct(patients[known[:, k]])}
         fit: dict[str, Any] = {"slope": float(lines.slope[k]), "intercept": float(lines.intercept[k])}
         if isinstance(found, Isotonic):
             corners = found.steps[k]
@@ -137,5 +138,5 @@ def _zones(predictions: Predictions, rows: Predictions) -> Calibrated:
             parameters.append({"label": name, **part.origin(), "temperature": found.temperature})
     if not parameters:
         return Calibrated("temperature", "no zone has rows of other patients to fit on", [], None, [])
-    scaled = replace(rows, logits=(rows.logits / divisor).astype(np.float32))
+    scaled = rows.having(logits=(rows.logits / divisor).astype(np.float32))
     return Calibrated("temperature", None, parameters, scaled, [])

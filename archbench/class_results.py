@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
-from archbench.metrics.drawn import Drawn, parts
+from archbench.metrics.drawn import Drawn, distinct, parts
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
 from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none
 from archbench.metrics.scoring import (
@@ -67,7 +68,8 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
         }
         result[name] = {"support": int(support[k])}
         for metric, found in scores.items():
-            result[name][metric] = sample.record(metric, found, CLASS_REASONS[metric])
+            behind = partial(_patients_of_class, sample, metric, k)
+            result[name][metric] = sample.record(metric, found, CLASS_REASONS[metric], behind=behind)
         result[name]["auroc"] = sample.auroc_record(
             "auroc", aurocs[k], CLASS_REASONS["auroc"], metric=macro, questions=np.arange(len(rows.classes)) == k
         )
@@ -75,6 +77,14 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
         if 0 < defined < n_folds:
             warnings.append(f"AUROC of {name}: mean over the {defined} of {n_folds} folds in which it is defined")
     return result
+
+
+def _patients_of_class(sample: Resampled, metric: str, k: int) -> list[int]:
+    """Patients that the precision or recall of a class is a share of."""
+    if metric == "f1":
+        return []
+    of = sample.rows.decisions if metric == "precision" else sample.rows.y_true
+    return [distinct(sample.unit[of == k])]
 
 
 def per_fold(rows: Predictions, metrics: dict[str, Metric]) -> list[dict[str, Any]]:

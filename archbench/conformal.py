@@ -7,11 +7,11 @@ images. Sets are made per class (each true class is covered as often as promised
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions, softmax
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.recalibration import label_rows
@@ -88,8 +88,8 @@ def fit_class_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
     limits, n_patients = [], []
     for k in range(len(rows.classes)):
         mine = rows.y_true == k
-        limits.append(patient_quantile(strange[mine, k], rows.patient_id[mine], coverage))
-        n_patients.append(len(np.unique(rows.patient_id[mine])))
+        limits.append(patient_quantile(strange[mine, k], rows.patient_code[mine], coverage))
+        n_patients.append(distinct(rows.patient_code[mine]))
     return ClassSets(rows.classes, np.array(limits), coverage, np.array(n_patients), ordinal)
 
 
@@ -131,39 +131,16 @@ def fit_label_sets(source: OutOfFold, *, applied: Predictions, seed: int, covera
     _check_coverage(coverage)
     rows, _ = label_rows(source, applied=applied, seed=seed)
     present = 1.0 / (1.0 + np.exp(-np.clip(rows.logits.astype(np.float64), -500, 500)))
-    patients = np.unique(rows.patient_id, return_inverse=True)[1]
+    patients = rows.patient_code
     limits, n_patients = np.empty((2, len(rows.labels))), np.empty((2, len(rows.labels)), dtype=np.int64)
     for answer, strange in enumerate((present, 1.0 - present)):
         for label in range(len(rows.labels)):
             mine = rows.targets[:, label] == answer
             limits[answer, label] = patient_quantile(strange[mine, label], patients[mine], coverage)
-            n_patients[answer, label] = len(np.unique(patients[mine]))
+            n_patients[answer, label] = distinct(patients[mine])
     return LabelSets(rows.labels, limits, coverage, n_patients)
 
 
 def _check_coverage(coverage: float) -> None:
     if not 0 < coverage < 1:
         raise ValueError(f"the coverage of a conformal set lies between 0 and 1, got {coverage}")
-
-
-def set_summary(sets: Array, y_true: Array, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return how often the sets hold the truth and how large they are.
-
-    Args:
-        sets: Boolean, shape (N, K).
-        y_true: Class indices, shape (N,).
-        classes: Names, length K.
-    Returns:
-        coverage, coverage_by_class (null without cases), mean_size, and the shares of empty, single and full sets.
-    """
-    held, size = sets[np.arange(len(y_true)), y_true], sets.sum(axis=1)
-    return {
-        "coverage": float(held.mean()) if len(held) else None,
-        "coverage_by_class": {
-            name: float(held[y_true == k].mean()) if (y_true == k).any() else None for k, name in enumerate(classes)
-        },
-        "mean_size": float(size.mean()) if len(size) else None,
-        "empty": float((size == 0).mean()) if len(size) else None,
-        "single": float((size == 1).mean()) if len(size) else None,
-        "full": float((size == len(classes)).mean()) if len(size) else None,
-    }

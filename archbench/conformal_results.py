@@ -81,8 +81,8 @@ def _summary(sample: Resampled, cells: _Cells) -> dict[str, Any]:
 
 def _coverage(sample: Resampled, cells: _Cells, name: str = "coverage") -> Any:
     held = cells.sets[np.arange(len(cells.truth)), cells.truth].astype(np.float64)
-    scores = sample.mean_scores(held, cells.members)
-    return sample.record(name, scores, NO_CASE, counts=sample.counts(cells.members))
+    scores, counts = sample.mean_scores(held, cells.members), sample.counts(cells.members)
+    return sample.record(name, scores, NO_CASE, counts=counts, behind=lambda: [counts[1]])
 
 
 def _mean_size(sample: Resampled, cells: _Cells) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.drawn import parts
+from archbench.metrics.drawn import distinct, parts
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source
 
 
@@ -45,7 +45,7 @@ class CrossedPart:
     def origin(self) -> dict[str, int | str]:
         """What every fitted parameter says of itself."""
         rows = self.source.rows
-        counts = {"n_cases": len(rows), "n_patients": len(np.unique(rows.patient_id))}
+        counts = {"n_cases": len(rows), "n_patients": distinct(rows.patient_code)}
         return {"fold": self.fold, "seed": self.seed, "fitted_on": self.described, **counts}
 
 

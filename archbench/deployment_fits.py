@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import Blend, fit_greedy, fit_weights
 from archbench.label_stacking import fit_label_stacker
 from archbench.members import member_logits, member_view, stack_members
@@ -177,7 +178,7 @@ def deployed_combination(source: OutOfFold, *, choice: str, n_members: int, seed
 
     Args:
         source: Stacked out-of-fold rows of the members.
-        choice: mean, weighted, greedy or logistic.
+        choice: mean, calibrated_mean, weighted, greedy or logistic.
     """
     if choice == "mean":
         return _uniform(n_members)
@@ -222,7 +223,17 @@ def _groups(source: OutOfFold, n_members: int, *, split: bool) -> list[OutOfFold
     return [_known(source, member_view(source.rows, k, n_members)) for k in range(len(source.rows.labels))]
 
 
+def _calibrated_mean(source: OutOfFold, n_members: int, seed: int) -> dict[str, Any]:
+    """Each member's own scale, for each zone; of labels a line of each label."""
+    fits = []
+    for one in _groups(source, n_members, split=source.rows.outputs == "zones"):
+        found = fit_calibrated_mean(one, applied=nobody(one), n_members=n_members, seed=seed)
+        fits.append({"weights": found.weights.tolist(), "intercept": found.intercept.tolist()})
+    return {"kind": "linear", "fits": fits}
+
+
 _FITS: dict[str, Callable[[OutOfFold, int, int], dict[str, Any]]] = {
+    "calibrated_mean": _calibrated_mean,
     "weighted": _blended(fit_weights),
     "greedy": _blended(fit_greedy),
     "logistic": _logistic,

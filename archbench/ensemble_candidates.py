@@ -7,12 +7,14 @@ applied to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import fit_gate, fit_greedy, fit_weights, member_scores
 from archbench.label_stacking import fit_label_stacker
 from archbench.members import (
@@ -28,9 +30,11 @@ from archbench.neural_stacking import NetworkSettings, fit_network
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.stacking import fit_stacker
 
+Scorer = Callable[[Predictions], Array]  # log odds, or unnormalised log probabilities (N, K) of rows
 UNSCORED_LOGIT = -30.0
-# By the number of fitted values: none, one a member, a few a label or class, one a member and column, a network.
-COMPLEXITY = ("mean", "weighted", "greedy", "logistic", "attention", "mlp")
+# From simple to complex: nothing fitted; a scale of each member by itself; then the members together, by one value a
+# member, a few a label or class, one a member and column, a network.
+COMPLEXITY = ("mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ class Stack:
     Attributes:
         members: Names of the members.
         network: How the candidate `mlp` is trained.
+        fits: What was fitted so far, by candidate, training seed and rows.
     """
 
     members: tuple[str, ...]
     network: NetworkSettings
+    fits: dict[tuple[str, int, str], Scorer] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -105,37 +111,58 @@ def _fitted(name: str, source: OutOfFold, applied: Predictions, stack: Stack) ->
     for seed in np.unique(applied.seed):
         of_seed = applied.seed == seed
         rows = applied.select(of_seed)
-        result[of_seed] = _FITS[name](source, rows, int(seed), stack)
+        result[of_seed] = _fit(name, source, rows, int(seed), stack)(rows)
     exclusive = width != len(applied.labels)
     return log_softmax(result) if exclusive else result
 
 
-def _logistic(source: OutOfFold, rows: Predictions, seed: int, stack: Stack) -> Array:
+def _fit(name: str, source: OutOfFold, applied: Predictions, seed: int, stack: Stack) -> Scorer:
+    """Fit on the source, or take what was fitted on the same rows before.
+
+    The choice for fold a asks for fits without the folds a and b, that for fold b for the same ones, and what is
+    applied to a fold was already fitted to score its candidates.
+    """
+    rows = source.rows
+    names = (rows.case_id, rows.seed, rows.fold, source.group, np.array(rows.labels))
+    digest = blake2b(b"".join(np.ascontiguousarray(column).tobytes() for column in names)).hexdigest()
+    key = (name, seed, digest)
+    if key not in stack.fits:
+        stack.fits[key] = _FITS[name](source, applied, seed, stack)
+    return stack.fits[key]
+
+
+def _logistic(source: OutOfFold, applied: Predictions, seed: int, stack: Stack) -> Scorer:
     """Per label where labels may go together, else one regression over all classes."""
-    if member_logits(rows, stack.size).shape[2] == len(rows.labels):
-        per_label = fit_label_stacker(source, applied=rows, n_members=stack.size, seed=seed)
-        return per_label.scores(member_scores(rows, stack.size))
-    stacker = fit_stacker(source, applied=rows, n_members=stack.size, seed=seed)
-    return stacker.log_probabilities(member_logits(rows, stack.size))
+    size = stack.size
+    if member_logits(applied, size).shape[2] == len(applied.labels):
+        per_label = fit_label_stacker(source, applied=applied, n_members=size, seed=seed)
+        return lambda rows: per_label.scores(member_scores(rows, size))
+    stacker = fit_stacker(source, applied=applied, n_members=size, seed=seed)
+    return lambda rows: stacker.log_probabilities(member_logits(rows, size))
 
 
-def _network(source: OutOfFold, rows: Predictions, seed: int, stack: Stack) -> Array:
-    fitted = fit_network(source, applied=rows, n_members=stack.size, seed=seed, settings=stack.network)
-    return fitted.scores(member_scores(rows, stack.size))
+def _network(source: OutOfFold, applied: Predictions, seed: int, stack: Stack) -> Scorer:
+    fitted = fit_network(source, applied=applied, n_members=stack.size, seed=seed, settings=stack.network)
+    return lambda rows: fitted.scores(member_scores(rows, stack.size))
 
 
-def _of(fit: Callable[..., Any]) -> Callable[[OutOfFold, Predictions, int, Stack], Array]:
+def _of(fit: Callable[..., Any]) -> Callable[[OutOfFold, Predictions, int, Stack], Scorer]:
     """A candidate that needs no settings."""
 
-    def scores(source: OutOfFold, rows: Predictions, seed: int, stack: Stack) -> Array:
-        fitted = fit(source, applied=rows, n_members=stack.size, seed=seed)
-        result: Array = fitted.scores(member_scores(rows, stack.size))
-        return result
+    def fitted(source: OutOfFold, applied: Predictions, seed: int, stack: Stack) -> Scorer:
+        found = fit(source, applied=applied, n_members=stack.size, seed=seed)
 
-    return scores
+        def scores(rows: Predictions) -> Array:
+            result: Array = found.scores(member_scores(rows, stack.size))
+            return result
+
+        return scores
+
+    return fitted
 
 
-_FITS: dict[str, Callable[[OutOfFold, Predictions, int, Stack], Array]] = {
+_FITS: dict[str, Callable[[OutOfFold, Predictions, int, Stack], Scorer]] = {
+    "calibrated_mean": _of(fit_calibrated_mean),
     "weighted": _of(fit_weights),
     "greedy": _of(fit_greedy),
     "logistic": _logistic,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from archbench.metrics.metric import Metric, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_classes, frozen_questions, score_drawn, scored_rows
 from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes
 from archbench.net_benefit import curve_results
+from archbench.proportions import patients_behind
 from archbench.resampled import Resampled
 from archbench.statistics import FEW_PATIENTS, NOTED_UNDEFINED_SHARE, Estimate, estimate, patient_weights
 from archbench.threshold_results import cut_point_results, tuned_results
@@ -166,7 +168,8 @@ def _record(sample: Resampled, metric: Metric, scores: Scores, warnings: list[st
     n_draws = scores.draws.shape[1]
     if not np.isnan(found.low) and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws:
         warnings.append(f"{metric.name}: {found.undefined_draws} of {n_draws} resamples left it undefined")
-    return sample.written(metric.name, found, metric.undefined_reason), found
+    behind = partial(patients_behind, sample.drawn, metric)
+    return sample.written(metric.name, found, metric.undefined_reason, behind=behind), found
 
 
 def _common_warnings(sample: Resampled, selected_and_reported: bool) -> list[str]:

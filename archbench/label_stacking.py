@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.combining import Members, loss_and_gradient, members_to_fit, one_blas_thread
+from archbench.combining import Members, log_loss, members_to_fit, one_blas_thread
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold
 
@@ -17,6 +17,7 @@ FREE_STRENGTH = 1e-3
 NEWTON_STEPS = 100
 HALVINGS = 40
 SMALLEST_STEP = 1e-8
+ROUGH_STEP = 1e-3  # enough to choose a strength by
 
 
 @dataclass(frozen=True)
@@ -72,60 +73,91 @@ def _choose_strength(data: Members) -> float:
     loss = dict.fromkeys(STRENGTHS, 0.0)
     for held_out in range(HELD_OUT_GROUPS):
         fit, test = part != held_out, part == held_out
-        for strength in STRENGTHS:
-            weights, intercept = solve(data.scores[fit], data.targets[fit], strength)
-            predicted = LabelStacker(weights, intercept, strength).scores(data.scores[test])
-            loss[strength] += loss_and_gradient(predicted, data.targets[test], multilabel=True)[0] * test.sum()
+        start = None
+        for strength in reversed(STRENGTHS):  # from near the start on: each fit begins at the one before
+            start = solve(data.scores[fit], data.targets[fit], strength, start=start, smallest_step=ROUGH_STEP)
+            predicted = LabelStacker(*start, strength).scores(data.scores[test])
+            loss[strength] += log_loss(predicted, data.targets[test], multilabel=True) * test.sum()
     return min(STRENGTHS, key=lambda strength: (loss[strength], -strength))
 
 
-def solve(members: Array, targets: Array, strength: float) -> tuple[Array, Array]:
+def solve(
+    members: Array,
+    targets: Array,
+    strength: float,
+    *,
+    start: tuple[Array, Array] | None = None,
+    smallest_step: float = SMALLEST_STEP,
+) -> tuple[Array, Array]:
     """Return weights (M, L) and intercepts (L,) of the penalised log loss; convex, label by label.
 
     Args:
         members: Log odds, shape (N, M, L).
         targets: 0, 1 or NaN, shape (N, L).
         strength: Ridge penalty on a weight's distance from 1 / M.
+        start: Weights and intercepts to begin with; None begins with the mean.
+        smallest_step: Change of the parameters that ends the search.
     """
     n_members, labels = members.shape[1:]
-    weights, intercept = np.full((n_members, labels), 1.0 / n_members), np.zeros(labels)
+    weights, intercept = (np.full((n_members, labels), 1.0 / n_members), np.zeros(labels)) if start is None else start
+    weights, intercept = weights.copy(), intercept.copy()
     for label in range(labels):
         known = ~np.isnan(targets[:, label])
         if known.any():
-            found = _solve_label(members[known, :, label], targets[known, label], strength)
+            logits = members[known, :, label]
+            begun = np.r_[weights[:, label], intercept[label]]
+            found = _solve_label(logits, targets[known, label], strength, begun, smallest_step)
             weights[:, label], intercept[label] = found[:-1], found[-1]
     return weights, intercept
 
 
-def _solve_label(logits: Array, targets: Array, strength: float) -> Array:
+class _LabelLoss:
+    """Penalised log loss of one label; everything at one point from one exponential a case.
+
+    Args:
+        logits: Shape (N, M).
+        targets: 0 or 1, shape (N,).
+        strength: See `solve`.
+    """
+
+    def __init__(self, logits: Array, targets: Array, strength: float) -> None:
+        self.design = np.column_stack([logits, np.ones(len(logits))])
+        self.targets = targets
+        self.centre = np.r_[np.full(logits.shape[1], 1.0 / logits.shape[1]), 0.0]
+        self.penalty = np.r_[np.full(logits.shape[1], strength), FREE_STRENGTH]
+
+    def at(self, parameters: Array) -> tuple[float, Array]:
+        """Return the loss and the predicted probabilities (N,)."""
+        odds = self.design @ parameters
+        small = np.exp(-np.abs(odds))
+        pull = 0.5 * self.penalty @ (parameters - self.centre) ** 2
+        loss = np.maximum(odds, 0.0).sum() + np.log1p(small).sum() - self.targets @ odds + pull
+        return float(loss), np.where(odds >= 0, 1.0, small) / (1.0 + small)
+
+
+def _solve_label(logits: Array, targets: Array, strength: float, begun: Array, smallest_step: float) -> Array:
     """Weights (M,) and intercept by Newton's method, projected to weights that are not negative."""
-    design = np.column_stack([logits, np.ones(len(logits))])
-    start = np.r_[np.full(logits.shape[1], 1.0 / logits.shape[1]), 0.0]
-    penalty = np.r_[np.full(logits.shape[1], strength), FREE_STRENGTH]
+    problem = _LabelLoss(logits, targets, strength)
     lowest = np.r_[np.zeros(logits.shape[1]), -np.inf]
-
-    def loss(parameters: Array) -> float:
-        odds = design @ parameters
-        certain = np.maximum(odds, 0.0) + np.log1p(np.exp(-np.abs(odds)))
-        return float(certain.sum() - targets @ odds + 0.5 * penalty @ (parameters - start) ** 2)
-
-    current, value = start, loss(start)
+    current, (value, predicted) = begun, problem.at(begun)
     for _ in range(NEWTON_STEPS):
-        predicted = 1.0 / (1.0 + np.exp(-np.clip(design @ current, -500, 500)))
-        gradient = design.T @ (predicted - targets) + penalty * (current - start)
+        gradient = (predicted - targets) @ problem.design + problem.penalty * (current - problem.centre)
         free = (current > lowest) | (gradient < 0)  # the others are held at 0
-        curve = (design[:, free] * (predicted * (1.0 - predicted))[:, None]).T @ design[:, free]
+        used = problem.design if free.all() else problem.design[:, free]
+        curve = (used * (predicted * (1.0 - predicted))[:, None]).T @ used
         step = np.zeros(len(current))
-        step[free] = np.linalg.solve(curve + np.diag(penalty[free]), gradient[free])
+        step[free] = np.linalg.solve(curve + np.diag(problem.penalty[free]), gradient[free])
         size = 1.0
         for _ in range(HALVINGS):
             tried = np.maximum(current - size * step, lowest)
-            found = loss(tried)
+            found, there = problem.at(tried)
             if found <= value:
                 break
             size *= 0.5
         moved = np.abs(tried - current).max()
-        if found > value or moved < SMALLEST_STEP:
+        if found > value:
             break
-        current, value = tried, found
+        current, value, predicted = tried, found, there
+        if moved < smallest_step:
+            break
     return current

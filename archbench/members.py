@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.metric import Array, log_softmax
+from archbench.metrics.metric import Array, log_softmax, log_sum_exp
 from archbench.metrics.views import whole_view
 
 MEMBER_SEPARATOR = " / "
@@ -100,6 +100,6 @@ def mean_log_probabilities(rows: Predictions, n_members: int) -> Array:
 def mean_log_odds(rows: Predictions, n_members: int) -> Array:
     """Return the log odds of the members' mean probability of each label, shape (N, L), without a fit."""
     odds = member_logits(rows, n_members).astype(np.float64)
-    present, absent = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)  # log probabilities
-    log_odds: Array = np.logaddexp.reduce(present, axis=1) - np.logaddexp.reduce(absent, axis=1)
-    return log_odds
+    rest = np.log1p(np.exp(-np.abs(odds)))
+    present, absent = np.minimum(odds, 0.0) - rest, np.minimum(-odds, 0.0) - rest  # log probabilities
+    return log_sum_exp(present.swapaxes(1, 2)) - log_sum_exp(absent.swapaxes(1, 2))

@@ -142,6 +142,8 @@ def _networks(facts: Facts) -> str:
         "mean": "\n\nCombined by the plain mean of their probabilities.",
         "logistic": "\n\nCombined by logistic stacking, fitted on "
         f"{combination.get('fitted_on', '')}; the weights stand in `bundle.json`.",
+        "linear": "\n\nCombined by a weighted sum of their log odds or log probabilities, fitted on "
+        f"{combination.get('fitted_on', '')}; the weights stand in `bundle.json`.",
     }[combination["kind"]]
     return _table(head, rows) + how
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.scoring import check_single_predictions, split_units
+from archbench.metrics.scoring import check_single_predictions, code_names, split_units
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +66,7 @@ class OutOfFold:
         if len(self.group) != len(self.rows):
             raise ValueError(f"{len(self.group)} groups for {len(self.rows)} rows")
         check_single_predictions(self.rows)
-        torn = split_units(self.rows.patient_id, self.group)
+        torn = split_units(self.rows.patient_id, self.group, self.rows.patient_code)
         if torn:
             raise LeakError(f"patients in more than one group: {torn[:3]}")
 
@@ -108,7 +108,7 @@ class OutOfFold:
 
     def rescored(self, logits: np.ndarray) -> OutOfFold:
         """The same rows with other logits (calibrated ones), shape (N, K)."""
-        return replace(self, rows=replace(self.rows, logits=logits.astype(np.float32)))
+        return replace(self, rows=self.rows.having(logits=logits.astype(np.float32)))
 
     def of_seed(self, seed: int) -> OutOfFold:
         """The rows of one training seed."""
@@ -159,6 +159,7 @@ def out_of_fold(predictions: Predictions) -> OutOfFold:
         ValueError: If there are fewer than two folds, or a case has two predictions of a seed.
     """
     _refuse_train(predictions)
+    code_names(predictions)
     rows = answered(predictions.test)
     folds = np.unique(rows.fold)
     if len(folds) < 2:

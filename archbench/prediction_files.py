@@ -66,8 +66,9 @@ def read_prediction_file(path: Path, *, task: str) -> dict[str, Predictions]:
     """
     reading = _Reading(path, _text_columns(path))
     classes, kind = _score_columns(reading)
-    reading.stop()
     multilabel = any(name.startswith("target_") for name in reading.columns)
+    _check_task(reading, task, multilabel)
+    reading.stop()
     scores = np.stack([_numbers(reading, f"{kind}_{name}") for name in classes], axis=1)
     targets = _label_targets(reading, classes) if multilabel else _class_targets(reading, classes)
     fold, seed = _whole(reading, "fold", 0), _whole(reading, "seed", 1)
@@ -86,7 +87,7 @@ def read_prediction_file(path: Path, *, task: str) -> dict[str, Predictions]:
         targets=targets,
         classes=tuple(classes),
         labels=tuple(classes) if multilabel else ("target",),
-        metadata={"decision": get_task(task).decision},
+        metadata={"decision": get_task(task).decision, **get_task(task).table_metadata([])},
     )
     _check_rows(reading, table)
     reading.stop()
@@ -141,6 +142,20 @@ def _score_columns(reading: _Reading) -> tuple[list[str], str]:
             f"row 1: one {kind} column only; two classes need two, or name the target target_<label>"
         )
     return found[kind], kind
+
+
+def _check_task(reading: _Reading, task: str, multilabel: bool) -> None:
+    outputs = get_task(task).outputs
+    if outputs not in ("classes", "labels"):
+        reading.problems.append(
+            f"row 1: the task {task} can't be read from a CSV; give one of classes (ordinal, multiclass) or of labels "
+            "(multilabel)"
+        )
+    elif multilabel != (outputs == "labels"):
+        given, needed = ("target_<label>", "target") if multilabel else ("target", "target_<label>")
+        reading.problems.append(
+            f"row 1: there is {given}, but the task {task} needs {needed}; name the columns so, or choose another task"
+        )
 
 
 def _numbers(reading: _Reading, column: str) -> np.ndarray:

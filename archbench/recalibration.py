@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold, source_rows
 
@@ -69,7 +70,7 @@ def fit_platt(source: OutOfFold, *, applied: Predictions, seed: int) -> Platt:
     """
     rows, _ = label_rows(source, applied=applied, seed=seed)
     logits, targets = rows.logits.astype(np.float64), rows.targets
-    strength = shrinkage(logits, targets, images_per_patient=len(rows) / len(np.unique(rows.patient_id)))
+    strength = shrinkage(logits, targets, images_per_patient=len(rows) / distinct(rows.patient_code))
     slope, intercept, shared = solve_platt(logits, targets, strength)
     return Platt(
         labels=rows.labels,
@@ -104,7 +105,7 @@ def label_rows(source: OutOfFold, *, applied: Predictions, seed: int) -> tuple[P
 
 def positive_patients(rows: Predictions) -> Array:
     """Return the number of patients with a positive case of each label, shape (L,)."""
-    return np.array([len(np.unique(rows.patient_id[column == 1])) for column in rows.targets.T])
+    return np.array([distinct(rows.patient_code[column == 1]) for column in rows.targets.T])
 
 
 def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> float:
@@ -128,11 +129,6 @@ def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> fl
     mean = (certain * slope).sum() / total
     excess = (certain * (slope - mean) ** 2).sum() - (len(slope) - 1)
     return float(min(STRONGEST, spare / excess)) if excess > 0 else STRONGEST
-
-
-def binary_losses(log_odds: Array, targets: Array) -> Array:
-    """Return the log loss of each cell; NaN where the target is."""
-    return np.maximum(log_odds, 0.0) + np.log1p(np.exp(-np.abs(log_odds))) - targets * log_odds
 
 
 def solve_platt(logits: Array, targets: Array, strength: float) -> tuple[Array, Array, float]:
@@ -278,7 +274,7 @@ def fit_isotonic(
     steps: list[tuple[Array, Array] | None] = []
     reasons: list[str | None] = []
     for logits, targets in zip(rows.logits.astype(np.float64).T, rows.targets.T, strict=True):
-        sides = [len(np.unique(rows.patient_id[targets == side])) for side in (1.0, 0.0)]
+        sides = [distinct(rows.patient_code[targets == side]) for side in (1.0, 0.0)]
         if min(sides) < min_patients:
             reasons.append(
                 f"{sides[0]} positive and {sides[1]} negative patients: isotonic needs {min_patients} on each side"

@@ -13,6 +13,7 @@ from archbench.metrics.drawn import Drawn, distinct
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import Scores, score_drawn
 from archbench.metrics.views import scored_targets
+from archbench.proportions import Behind, no_proportion, patients_behind, settled
 from archbench.statistics import Estimate, estimate, metric_record
 
 
@@ -53,11 +54,6 @@ class Resampled:
         return self.drawn.columns
 
     @cached_property
-    def case(self) -> Array:
-        """A number for each row's case, shape (N,)."""
-        return np.unique(self.rows.case_id, return_inverse=True)[1]
-
-    @cached_property
     def known(self) -> Array:
         """Which cells of a table with labels or zones are scored, boolean (N, L)."""
         return ~np.isnan(scored_targets(self.rows))
@@ -65,13 +61,13 @@ class Resampled:
     @cached_property
     def n_cases(self) -> int:
         """Number of cases."""
-        return distinct(self.case)
+        return distinct(self.rows.case_code)
 
     def counts(self, members: Array | None = None) -> tuple[int, int]:
         """Return the number of cases and patients among some rows (indices or mask); of all without."""
         if members is None:
             return self.n_cases, len(self.patients)
-        return distinct(self.case[members]), distinct(self.unit[members])
+        return distinct(self.rows.case_code[members]), distinct(self.unit[members])
 
     def of(self, rows: Predictions) -> Resampled:
         """The same resamples of other rows of these patients."""
@@ -88,15 +84,28 @@ class Resampled:
         bounds: tuple[float, float] = (0.0, 1.0),
         centred: bool = False,
         counts: tuple[int, int] | None = None,
+        behind: Behind | None = no_proportion,
     ) -> MetricRecord:
         """Return the record of scores; without a value it carries `reason`."""
         found = estimate(scores, confidence=self.confidence, bounds=bounds, centred=centred)
-        return self.written(name, found, reason, counts=counts)
+        return self.written(name, found, reason, counts=counts, behind=behind)
 
     def written(
-        self, name: str, found: Estimate, reason: str, *, counts: tuple[int, int] | None = None
+        self,
+        name: str,
+        found: Estimate,
+        reason: str,
+        *,
+        counts: tuple[int, int] | None = None,
+        behind: Behind | None = no_proportion,
     ) -> MetricRecord:
-        """Return the record of an estimate."""
+        """Return the record of an estimate.
+
+        Args:
+            behind: Patients that a proportion is a share of, see `archbench.proportions.settled`; None for a
+                difference, which may well be 0 in every resample.
+        """
+        found = found if behind is None else settled(found, behind, confidence=self.confidence)
         n_cases, n_patients = self.counts() if counts is None else counts
         return metric_record(name, found, n_cases=n_cases, n_patients=n_patients, undefined_reason=reason)
 
@@ -125,7 +134,14 @@ class Resampled:
     def scored(self, name: str, metric: Metric) -> MetricRecord:
         """Return the record of a metric of the rows."""
         found = score_drawn(self.drawn, metric)
-        return self.record(name, found, metric.undefined_reason, bounds=metric.bounds, centred=metric.centred)
+        return self.record(
+            name,
+            found,
+            metric.undefined_reason,
+            bounds=metric.bounds,
+            centred=metric.centred,
+            behind=lambda: patients_behind(self.drawn, metric),
+        )
 
     def group_scored(self, name: str, group: int, metric: Metric, reason: str) -> MetricRecord:
         """Return the record of a metric of one label or zone."""
@@ -139,7 +155,15 @@ class Resampled:
         if asked is not None and has_delong(metric, drawn.predictions):
             rows = drawn.predictions
             return self.auroc_record(name, found, reason, metric=metric, questions=asked, rows=rows, counts=counts)
-        return self.record(name, found, reason, bounds=metric.bounds, centred=metric.centred, counts=counts)
+        return self.record(
+            name,
+            found,
+            reason,
+            bounds=metric.bounds,
+            centred=metric.centred,
+            counts=counts,
+            behind=lambda: patients_behind(drawn, metric),
+        )
 
     def mean_scores(self, values: Array, members: Array | None = None) -> Scores:
         """Return the mean of a value per row, of each seed, as points and for every resample.

@@ -411,7 +411,7 @@ class StackingNetwork(Settings):
 class Ensemble(Settings):
     """What is tried on the models' out-of-fold predictions."""
 
-    candidates: list[Literal["mean", "weighted", "greedy", "logistic", "attention", "mlp"]] = Field(
+    candidates: list[Literal["mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp"]] = Field(
         default=["mean", "logistic"],
         description="Tried from simple to complex, in any order here; an empty list switches the ensemble off.",
     )

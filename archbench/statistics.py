@@ -85,7 +85,7 @@ class Estimate:
         se_seeds: s / sqrt(S) over the seeds; NaN with one seed, whose variance can't be estimated.
         undefined_draws: Resamples without a value.
         reason: Why there is no interval although there is a value, or why it is none of percentiles.
-        method: How the interval was made: percentile, logit_delong, normal.
+        method: How the interval was made: percentile, logit_delong, wilson, normal.
     """
 
     value: float

@@ -129,7 +129,7 @@ def _called(rows: Predictions, fits: Sequence[_Fit], scope: str) -> Predictions:
         odds, cuts = fit.item.applied.logits, fit.thresholds
         called = odds >= cuts.global_log_odds if scope == "global" else cuts.decide(odds)
         logits[fit.item.part.inside] = np.where(called, SURE, -SURE)
-    return replace(rows, logits=logits)
+    return rows.having(logits=logits)
 
 
 def _decided(sample: Resampled, rows: Predictions) -> dict[str, Any]:
@@ -179,4 +179,4 @@ def cut_point_results(found: Calibrated, sample: Resampled) -> dict[str, Any]:
 def _gain(decided: Resampled, used: Resampled) -> MetricRecord:
     metric = METRICS.get("qwk")
     after, before = (score_drawn(table.drawn, metric) for table in (decided, used))
-    return used.record("qwk_gain", difference(after, before), metric.undefined_reason, bounds=(-2.0, 2.0))
+    return used.record("qwk_gain", difference(after, before), metric.undefined_reason, bounds=(-2.0, 2.0), behind=None)

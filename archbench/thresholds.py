@@ -13,6 +13,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.agreement import qwk
+from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.recalibration import label_rows, positive_patients
@@ -115,7 +116,7 @@ def fit_thresholds(
             reason = "no negative case: the global threshold"
         chosen.append(pooled if reason is not None else own)
         reasons.append(reason)
-    anyone = len(np.unique(rows.patient_id[(rows.targets == 1).any(axis=1)]))
+    anyone = distinct(rows.patient_code[(rows.targets == 1).any(axis=1)])
     return Thresholds(rows.labels, np.array(chosen, np.float64), float(pooled), tuple(reasons), counts, anyone)
 
 

@@ -159,7 +159,7 @@ def commands(folder: Path, size: Size) -> dict[str, list[list[str]]]:
         where = ["--predictions", tables[name], "--folds", folds, "--output", str(home / name / output)]
         return [*study, "--model", name, *where, "--code", "x"]
 
-    ensemble = ["--members", *models, "--predictions", *(tables[name] for name in models)]
+    ensemble = ["--members", *models, "--predictions", *(tables[name] for name in models), "--folds", folds]
     ensemble += ["--output", tables["ensemble"], "--decision", str(home / "ensemble" / "decision.json")]
     compare = ["--models", *tables, "--predictions", *tables.values(), "--output", str(home / "comparison.json")]
     report = ["--study", str(folder / "study.json"), "--results", str(folder), "--partial"]

@@ -3,7 +3,7 @@
     python scripts/ensemble.py --study study.json --dataset phantom --members resnet18 custom1 \
         --predictions resnet18/predictions.parquet custom1/predictions.parquet \
         --external older=results/older/phantom/resnet18/predictions.parquet \
-        --output ensemble/predictions.parquet --decision ensemble/decision.json
+        --folds folds.parquet --output ensemble/predictions.parquet --decision ensemble/decision.json
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import Predictions, provenance, read_predictions, write_json, write_predictions
+from archbench.artifacts import Predictions, provenance, read_predictions, read_table, write_json, write_predictions
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 from archbench.ensemble import build_ensemble
 from archbench.ensemble_members import aligned, part_to_combine
 from archbench.neural_stacking import NetworkSettings
+from archbench.out_of_fold import LeakError, check_not_trained, trained_patients
 from archbench.tasks import get_task
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
 LEFT_OUT = "not among ensemble.members"
 MISSING = (
@@ -34,6 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--members", required=True, nargs="+", help="names of the models")
     parser.add_argument("--predictions", required=True, nargs="+", help="their prediction tables, in this order")
+    parser.add_argument("--folds", required=True, help="fold table of the dataset")
     parser.add_argument("--external", nargs="+", default=[], metavar="NAME=TABLE", help="members from other studies")
     parser.add_argument("--left-out", nargs="+", default=[], metavar="MODEL", help="models left out on purpose")
     parser.add_argument("--missing", nargs="+", default=[], metavar="MODEL", help="members without predictions")
@@ -51,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     label_progress(f"ensemble {args.dataset}")
     study = load_study(args.study)
     members, notes = read_members(study, args)
+    check_members(members, args.folds)
     predictions, decision = _combined(study, args.dataset, members)
     left_out = [{"name": name, "reason": LEFT_OUT} for name in args.left_out]
     left_out += [{"name": name, "reason": MISSING} for name in args.missing]
@@ -78,6 +82,20 @@ def read_members(study: Study, args: argparse.Namespace) -> tuple[dict[str, Pred
         members[name], renamed = aligned(name, part_to_combine(read_predictions(path)), reference)
         notes += [*renamed, f"{name}: from {path}"]
     return members, notes
+
+
+def check_members(members: Mapping[str, Predictions], folds: str) -> None:
+    """Refuse a member that predicts patients of its own training part, by the fold table of this study.
+
+    Raises:
+        LeakError: With the member's name.
+    """
+    trained = trained_patients(read_table(folds)[0])
+    for name, table in members.items():
+        try:
+            check_not_trained(table, trained)
+        except LeakError as error:
+            raise LeakError(f"member '{name}': {error}") from error
 
 
 def _combined(study: Study, dataset: str, members: dict[str, Predictions]) -> tuple[Predictions, dict[str, Any]]:

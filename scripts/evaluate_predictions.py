@@ -4,7 +4,8 @@
 
 Columns: case, patient, model; one score_<class> (probability) or logit_<class> per class; target (class name or
 number, empty where unknown); for several labels target_<label> (1, 0, empty) instead; optional fold and seed.
-Patients are resampled, so the patient column matters. Rank metrics are computed per fold.
+Patients are resampled, so the patient column matters. Rank metrics are computed per fold. With several folds,
+calibration, thresholds and prediction sets are fitted for each fold on the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from archbench.artifacts import Predictions, provenance, write_json, write_predictions
 from archbench.calibration import calibrate
@@ -24,7 +25,10 @@ from archbench.evaluation import evaluate
 from archbench.prediction_files import read_prediction_file
 from archbench.report.build import write_report
 from archbench.report.tables import to_text
+from archbench.section_checks import threshold_problems
+from archbench.settings import Evaluation, Thresholds
 from archbench.tasks import TASKS, get_task
+from archbench.thresholds import Kind, rule_of
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -46,12 +50,48 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--delta", type=float, help="margin of equivalence (default: the metric's own)")
     parser.add_argument("--clinical-cut", type=int, default=2, help="first class that is referable (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    add_fits(parser)
     args = parser.parse_args(argv)
     if args.resamples < 200 or args.comparison_resamples < 200:
         parser.error("at least 200 resamples are needed")
     if not 0.5 < args.confidence < 1:
         parser.error(f"--confidence lies between 0.5 and 1, got {args.confidence}")
+    if args.few_positive_patients < 1 or args.isotonic_patients < 10:
+        parser.error("--few-positive-patients starts at 1, --isotonic-patients at 10")
+    if not 0 <= args.conformal_coverage < 1:
+        parser.error(f"--conformal-coverage lies between 0 and 1, or is 0 for no sets; got {args.conformal_coverage}")
+    wrong = threshold_problems({"thresholds": {"rule": args.threshold_rule, "value": args.threshold_value}})
+    if wrong:
+        parser.error("; ".join(wrong).replace("evaluation.thresholds.value", "--threshold-value"))
     return args
+
+
+def add_fits(parser: argparse.ArgumentParser) -> None:
+    """Add what is fitted on the other folds; defaults are those of a study file."""
+    whole, cuts = Evaluation(), Thresholds()
+    parser.add_argument(
+        "--threshold-rule", choices=get_args(Kind), default=cuts.rule, help=f"for labels (default: {cuts.rule})"
+    )
+    parser.add_argument("--threshold-value", type=float, help="sensitivity or specificity to hold, or cost of a miss")
+    parser.add_argument(
+        "--few-positive-patients",
+        type=int,
+        default=cuts.few_positive_patients,
+        help=f"below, a label takes the threshold of all labels (default: {cuts.few_positive_patients})",
+    )
+    parser.add_argument("--isotonic", action="store_true", help="labels by isotonic steps instead of Platt's line")
+    parser.add_argument(
+        "--isotonic-patients",
+        type=int,
+        default=whole.isotonic_patients,
+        help=f"positive and negative ones that a label needs for steps (default: {whole.isotonic_patients})",
+    )
+    parser.add_argument(
+        "--conformal-coverage",
+        type=float,
+        default=whole.conformal_coverage,
+        help=f"of prediction sets, 0 makes none (default: {whole.conformal_coverage})",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,12 +130,23 @@ def write_model(
     task = get_task(args.task)
     shared = {"resamples": args.resamples, "confidence": args.confidence, "seed": args.seed}
     made_by = {"provenance": provenance(model=model, **origin)}
-    scored = evaluate(rows, metrics=task.metrics, primary=task.primary, clinical_cut=args.clinical_cut, **shared)
+    isotonic = args.isotonic_patients if args.isotonic else None
+    scored = evaluate(
+        rows,
+        metrics=task.metrics,
+        primary=task.primary,
+        clinical_cut=args.clinical_cut,
+        rule=rule_of(args.threshold_rule, args.threshold_value),
+        few_positive_patients=args.few_positive_patients,
+        isotonic_patients=isotonic,
+        conformal_coverage=args.conformal_coverage or None,
+        **shared,
+    )
     write_predictions(folder / "predictions.parquet", rows)
     write_json(
         folder / "metrics.json", {**made_by, "dataset": origin["dataset"], "model": model, "task": task.name, **scored}
     )
-    write_json(folder / "calibration.json", {**made_by, **calibrate(rows, **shared)})
+    write_json(folder / "calibration.json", {**made_by, **calibrate(rows, isotonic_patients=isotonic, **shared)})
 
 
 def configuration_of(args: argparse.Namespace, name: str, models: dict[str, Predictions]) -> dict[str, Any]:
@@ -112,6 +163,14 @@ def configuration_of(args: argparse.Namespace, name: str, models: dict[str, Pred
             "resamples": args.resamples,
             "comparison_resamples": args.comparison_resamples,
             "confidence": args.confidence,
+            "thresholds": {
+                "rule": args.threshold_rule,
+                "value": args.threshold_value,
+                "few_positive_patients": args.few_positive_patients,
+            },
+            "isotonic": args.isotonic,
+            "isotonic_patients": args.isotonic_patients,
+            "conformal_coverage": args.conformal_coverage or None,
         },
         "explain": {"cases": 0},
         "ensemble": {"candidates": []},

@@ -66,6 +66,7 @@ class Drawn:
         self.both = both
         self._ranks: dict[Any, Array] = {}
         self._sums: dict[Any, Array] = {}
+        self._parts: dict[bytes, Array] = {}
 
     @cached_property
     def columns(self) -> Array:
@@ -73,6 +74,11 @@ class Drawn:
         found = np.ones((len(self.patients), 1 + len(self.weights)))
         found[:, 1:] = self.weights.T
         return found
+
+    @cached_property
+    def targets(self) -> Array:
+        """Targets of all labels or zones, NaN where they are not scored, shape (N, L)."""
+        return scored_targets(self.predictions)
 
     @cached_property
     def unit(self) -> Array:
@@ -115,6 +121,7 @@ class Drawn:
         """Another table of the same patients, which shares the resamples."""
         other = Drawn(predictions, self.patients, self.weights)
         other.__dict__["columns"] = self.columns
+        other._parts = self._parts
         return other
 
     @cached_property
@@ -223,8 +230,7 @@ class Drawn:
     def questions(self, scores: Array, targets: Array, rows: Array, functions: list[Callable[..., Array]]) -> Array:
         """Rank metrics of questions (N, Q) of some rows for every resample, shape (M, Q, 1 + B)."""
         of_part, index = np.unique(self.unit[rows], return_inverse=True)
-        weights = np.ones((len(of_part), 1 + len(self.weights)), dtype=self.weights.dtype)
-        weights[:, 1:] = self.weights[:, of_part].T
+        weights = self._weights_of(of_part)
         if set(functions) <= set(MEASURES):
             measures = tuple(MEASURES[function] for function in functions)
             return np.stack(question_draws(scores, targets, weights, index, measures))
@@ -237,6 +243,14 @@ class Drawn:
                 for function in functions
             ]
         )
+
+    def _weights_of(self, patients: Array) -> Array:
+        """The sample (all ones) and the resamples of some patients, shape (P', 1 + B); the same for all seeds."""
+        key = patients.tobytes()
+        if key not in self._parts:
+            self._parts[key] = np.ones((len(patients), 1 + len(self.weights)), dtype=self.weights.dtype)
+            self._parts[key][:, 1:] = self.weights[:, patients].T
+        return self._parts[key]
 
     def _all_members(self) -> list[Array]:
         return [rows for of_seed in self.members for rows in of_seed]
@@ -255,10 +269,15 @@ class _Group(Drawn):
         self.whole = whole
         self.group = group
         self.of_label = whole.predictions.outputs == "labels"
+        self.rows = np.flatnonzero(~np.isnan(whole.targets[:, group]))
 
     @cached_property
     def columns(self) -> Array:
         return self.whole.columns
+
+    @cached_property
+    def unit(self) -> Array:
+        return self.whole.unit[self.rows]
 
     @cached_property
     def confusion(self) -> Array:
@@ -276,7 +295,7 @@ class _Group(Drawn):
 
 def known_sides(predictions: Predictions) -> list[list[tuple[int, int]]]:
     """Return of each label or zone the number of patients with and without each of its scored classes."""
-    _, owner = np.unique(predictions.patient_id, return_inverse=True)
+    owner = predictions.patient_code
     return [
         [
             (distinct(owner[targets == k]), distinct(owner[(targets != k) & ~np.isnan(targets)]))

@@ -10,7 +10,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.metrics.accuracy import accuracy
 from archbench.metrics.f1 import class_f1, class_precision, class_recall
-from archbench.metrics.metric import Array, Metric, ratio
+from archbench.metrics.metric import Array, Metric, all_cases, ratio
 from archbench.metrics.probability_score import mean_term
 from archbench.metrics.views import decided
 from archbench.registry import METRICS
@@ -43,18 +43,33 @@ def called_present(counts: Array) -> Array:
     return ratio(counts[..., 1].sum(axis=-1), counts.sum(axis=(-2, -1)))
 
 
+def called(y_true: Array, y_pred: Array) -> Array:
+    """Return which cells are called present: a precision is a share of them."""
+    return np.asarray(y_pred == 1)
+
+
+def positive(y_true: Array, y_pred: Array) -> Array:
+    """Return which cells are present: a recall is a share of them."""
+    return np.asarray(y_true == 1)
+
+
+def negative(y_true: Array, y_pred: Array) -> Array:
+    """Return which cells are absent: a specificity is a share of them."""
+    return np.asarray(y_true == 0)
+
+
 def exact_match_terms(predictions: Predictions) -> Array:
     """Return ones and whether every known label of a case is right, shape (2, N)."""
-    called, truth = decided(predictions)
-    right = (called == truth) | np.isnan(truth)
+    said, truth = decided(predictions)
+    right = (said == truth) | np.isnan(truth)
     some = (~np.isnan(truth)).any(axis=1)
     return np.stack([some.astype(np.float64), (right.all(axis=1) & some).astype(np.float64)])
 
 
 def labels_per_case_terms(predictions: Predictions) -> Array:
     """Return ones and the number of labels that a case is called to have, shape (2, N)."""
-    called, _truth = decided(predictions)
-    return np.stack([np.ones(len(called)), called.sum(axis=1)])
+    said, _truth = decided(predictions)
+    return np.stack([np.ones(len(said)), said.sum(axis=1)])
 
 
 METRICS.register(
@@ -86,6 +101,7 @@ METRICS.register(
         greater_is_better=True,
         function=present_precision,
         undefined_reason="no counted label is ever predicted",
+        share=called,
     ),
 )
 METRICS.register(
@@ -97,6 +113,7 @@ METRICS.register(
         function=present_precision,
         undefined_reason="no label is ever predicted",
         of="pooled",
+        share=called,
     ),
 )
 METRICS.register(
@@ -107,6 +124,7 @@ METRICS.register(
         greater_is_better=True,
         function=present_recall,
         undefined_reason="no counted label has a positive case",
+        share=positive,
     ),
 )
 METRICS.register(
@@ -118,6 +136,7 @@ METRICS.register(
         function=present_recall,
         undefined_reason="no label has a positive case",
         of="pooled",
+        share=positive,
     ),
 )
 METRICS.register(
@@ -128,6 +147,7 @@ METRICS.register(
         greater_is_better=True,
         function=present_specificity,
         undefined_reason="no counted label has a negative case",
+        share=negative,
     ),
 )
 METRICS.register(
@@ -139,6 +159,7 @@ METRICS.register(
         function=accuracy,
         undefined_reason="no label of any case is known",
         of="pooled",
+        share=all_cases,
     ),
 )
 METRICS.register(
@@ -150,6 +171,7 @@ METRICS.register(
         function=called_present,
         undefined_reason="no label of any case is known",
         of="pooled",
+        share=all_cases,
     ),
 )
 METRICS.register(
@@ -162,6 +184,7 @@ METRICS.register(
         undefined_reason="no label of any case is known",
         terms=exact_match_terms,
         of="cases",
+        share=all_cases,
     ),
 )
 METRICS.register(

@@ -40,6 +40,7 @@ class Metric:
             score, risk: the mean grade of a case's zones, and its risk class.
         centred: Draws are shifted to the point before an interval is read from them. For metrics that grow
             with noise (ECE, MCE): resampling adds noise, so that their plain percentiles lie too high.
+        share: Of a plain proportion, which cases it is a share of: `(y_true, y_pred) -> boolean`, of their shape.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Metric:
     terms: Callable[..., Any] | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     centred: bool = False
+    share: Callable[[Array, Array], Array] | None = None
     of: Literal["each", "pooled", "cases", "score", "risk"] = "each"
 
     def value(self, probabilities: Array, y_true: Array, decision: str = "argmax") -> float:
@@ -70,6 +72,11 @@ class Metric:
             return float(self.function(self.terms(probabilities, y_true).sum(axis=1)))
         questions = zip(*self.terms(probabilities, y_true), strict=True)
         return float(mean_defined(np.array([self.function(score, positive)[0] for score, positive in questions])))
+
+
+def all_cases(y_true: Array, y_pred: Array) -> Array:
+    """Return that a proportion is a share of all cases, see `Metric.share`."""
+    return np.ones(y_true.shape, dtype=bool)
 
 
 def log_sum_exp(values: Array) -> Array:

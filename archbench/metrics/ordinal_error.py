@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from archbench.metrics.metric import Array, Metric, mean_defined, ratio
+from archbench.metrics.metric import Array, Metric, all_cases, mean_defined, ratio
 from archbench.registry import METRICS
 
 
@@ -48,5 +48,6 @@ METRICS.register(
         greater_is_better=False,
         function=off_by_two,
         undefined_reason="there are no cases",
+        share=all_cases,
     ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.drawn import MEASURES, Drawn, known_sides
+from archbench.metrics.drawn import MEASURES, Drawn, distinct, known_sides
 from archbench.metrics.metric import Array, Metric, mean_defined
 from archbench.metrics.views import is_grouped, pooled_view, risk_view, score_view, views
 
@@ -44,33 +44,41 @@ class Scores:
         return self.draws.mean(axis=0)
 
 
+def code_names(predictions: Predictions) -> None:
+    """Number cases and patients of a whole table, so that its parts, which keep the numbers, compare no names."""
+    assert len(predictions.case_code) == len(predictions.patient_code)
+
+
 def check_single_predictions(predictions: Predictions) -> None:
     """Refuse a table in which a case has more than one prediction of a seed, or a patient more than one fold.
 
     Raises:
         ValueError: With the first offenders by name.
     """
-    cases, index = np.unique(predictions.case_id, return_inverse=True)
-    _, of_seed = np.unique(predictions.seed, return_inverse=True)
-    counts = np.bincount(of_seed * len(cases) + index)
-    if (counts > 1).any():
-        names = cases[np.flatnonzero(counts > 1) % len(cases)][:3].tolist()
+    if not len(predictions):
+        return
+    of_seed = np.unique(predictions.seed, return_inverse=True)[1]
+    place = of_seed * (predictions.case_code.max() + 1) + predictions.case_code
+    again = np.bincount(place)[place] > 1
+    if again.any():
+        names = np.unique(predictions.case_id[again])[:3].tolist()
         raise ValueError(f"cases with more than one prediction per seed: {names}; each case may be scored once")
-    torn = split_units(predictions.patient_id, predictions.fold)
+    torn = split_units(predictions.patient_id, predictions.fold, predictions.patient_code)
     if torn:
         raise ValueError(f"patients scored in more than one fold: {torn[:3]}")
 
 
-def split_units(units: Array, groups: Array) -> list[str]:
+def split_units(units: Array, groups: Array, codes: Array) -> list[str]:
     """Return the units (patients) whose rows lie in more than one group, sorted.
 
     Args:
         units: Name of each row's unit, shape (N,).
         groups: Group of each row, shape (N,).
+        codes: A small number for each unit, shape (N,).
     """
-    names, first, index = np.unique(units, return_index=True, return_inverse=True)
-    elsewhere = groups != groups[first][index]
-    return [str(name) for name in names[np.unique(index[elsewhere])]]
+    group_of = np.empty(codes.max(initial=-1) + 1, dtype=groups.dtype)
+    group_of[codes] = groups
+    return [str(name) for name in np.unique(units[groups != group_of[codes]])]
 
 
 def scored_rows(predictions: Predictions) -> Predictions:
@@ -81,6 +89,7 @@ def scored_rows(predictions: Predictions) -> Predictions:
     Raises:
         ValueError: If nothing is left, or a case has several predictions of a seed.
     """
+    code_names(predictions)
     rows = predictions.test if (predictions.split == "test").any() else predictions.val
     rows = rows.known()
     if len(rows) == 0:
@@ -100,10 +109,7 @@ def frozen_questions(predictions: Predictions, metric: Metric) -> Array:
     assert metric.terms is not None
     probabilities = np.full(predictions.logits.shape, 1.0 / predictions.logits.shape[1])
     _, positive = metric.terms(probabilities, predictions.y_true)
-    sides = [
-        (len(np.unique(predictions.patient_id[mask])), len(np.unique(predictions.patient_id[~mask])))
-        for mask in positive
-    ]
+    sides = [(distinct(predictions.patient_code[mask]), distinct(predictions.patient_code[~mask])) for mask in positive]
     return np.array([min(side) >= MIN_PATIENTS_PER_SIDE for side in sides])
 
 

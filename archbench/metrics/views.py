@@ -55,9 +55,7 @@ def whole_view(predictions: Predictions, group: int) -> Predictions:
     targets[~np.isin(targets, np.arange(len(classes)))] = np.nan
     metadata = {"decision": predictions.metadata.get("decision", "argmax")}
     label = (predictions.labels[group],)
-    return replace(
-        predictions, logits=logits, targets=targets[:, None], classes=classes, labels=label, metadata=metadata
-    )
+    return predictions.having(logits=logits, targets=targets[:, None], classes=classes, labels=label, metadata=metadata)
 
 
 def scored_targets(predictions: Predictions) -> Array:
@@ -113,8 +111,7 @@ def expected_score(predictions: Predictions) -> tuple[Array, Array]:
 def score_view(predictions: Predictions) -> Predictions:
     """Return the mean grades of `expected_score` as a regression table; cases without a score are left out."""
     true, said = expected_score(predictions)
-    table = replace(
-        predictions,
+    table = predictions.having(
         logits=np.nan_to_num(said)[:, None].astype(np.float32),
         targets=true[:, None],
         classes=("score",),
@@ -135,8 +132,7 @@ def risk_view(predictions: Predictions) -> Predictions:
     """Return the risk class of each case, true and said, as a table of three ordered classes."""
     table = score_view(predictions)
     said = risk_class(table.logits[:, 0]).astype(np.int64)
-    return replace(
-        table,
+    return table.having(
         logits=(CERTAIN * np.eye(len(RISK_CLASSES), dtype=np.float32))[said],
         targets=risk_class(table.targets),
         classes=RISK_CLASSES,

@@ -7,7 +7,7 @@ import numpy as np
 from archbench.metrics.accuracy import accuracy
 from archbench.metrics.agreement import qwk
 from archbench.metrics.f1 import class_f1
-from archbench.metrics.metric import Array, Metric, ratio
+from archbench.metrics.metric import Array, Metric, all_cases, ratio
 from archbench.metrics.regression import mae, moment_terms, pearson, rmse
 from archbench.registry import METRICS
 
@@ -78,6 +78,7 @@ METRICS.register(
         function=accuracy,
         undefined_reason=NO_SCORE,
         of="risk",
+        share=all_cases,
     ),
 )
 METRICS.register(

@@ -95,11 +95,6 @@ def is_channels_last(network: nn.Module) -> bool:
     return str(getattr(network, "output_fmt", "")) == "NHWC"
 
 
-def zone_logits(logits: torch.Tensor, zones: int) -> torch.Tensor:
-    """Return logits (B, Z·C) of a zone head as (B, Z, C): the classes of the first zone come first."""
-    return logits.reshape(len(logits), zones, -1)
-
-
 def _parent(network: nn.Module, path: str) -> tuple[nn.Module, str]:
     *parents, name = path.split(".")
     for part in parents:

@@ -8,6 +8,8 @@ from typing import Any
 
 from archbench.report.labels import UNDEFINED, format_value
 
+METHODS = {"logit_delong": " (DeLong)", "wilson": " (Wilson)"}  # of intervals; percentiles need no word
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -99,6 +101,6 @@ def record_cell(
     if value is None:
         return undefined_cell(record.get("reason") or "undefined")
     sub = "" if low is None or high is None else f"{format_value(low, digits)} to {format_value(high, digits)}"
-    sub += " (DeLong)" if sub and record.get("method") == "logit_delong" else ""
+    sub += METHODS.get(str(record.get("method")), "") if sub else ""
     interval = (value, low, high) if draw and low is not None and high is not None else None
     return Cell(text=format_value(value, digits), sort=value, sub=sub, interval=interval)

@@ -7,7 +7,14 @@ from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
 from archbench.report.collect import DatasetResult, ModelResult
-from archbench.report.labels import format_p, format_share, format_value, metric_label, pair_of
+from archbench.report.labels import (
+    format_p,
+    format_share,
+    format_value,
+    metric_label,
+    pair_of,
+    predict_the_same,
+)
 from archbench.report.quality_figures import ranked
 from archbench.report.quality_tables import caption
 from archbench.report.text import join_names
@@ -26,6 +33,7 @@ VERDICT_TONES = {
     "equivalent": "even",
     "inconclusive": "open",
 }
+SAME = "the same predictions"  # such as an ensemble that fell back to this member
 
 
 def pairs_table(dataset: DatasetResult) -> Table | None:
@@ -61,8 +69,12 @@ def _pair_row(dataset: DatasetResult, pair: Mapping[str, Any], with_delong: bool
         number_cell(pair.get("p_holm"), format_p(pair.get("p_holm")), reason="no test"),
         *([delong] if with_delong else []),
         number_cell(p_anew, format_p(p_anew), reason=anew.reason, sub=interval),
-        Cell(pair["verdict"], pair["verdict"], tone=VERDICT_TONES.get(pair["verdict"], "")),
+        Cell(words := _verdict(dataset.comparison, pair), words, tone=VERDICT_TONES.get(pair["verdict"], "")),
     ]
+
+
+def _verdict(comparison: Mapping[str, Any] | None, pair: Mapping[str, Any]) -> str:
+    return SAME if predict_the_same(comparison, pair["a"], pair["b"]) else str(pair["verdict"])
 
 
 def verdict_matrix(dataset: DatasetResult) -> Table | None:
@@ -73,7 +85,7 @@ def verdict_matrix(dataset: DatasetResult) -> Table | None:
         return None
     columns = [Column("Model", numeric=False), *(Column(f"−\u00a0{name}") for name in names)]
     rows = [
-        [Cell(name, name.lower()), *(_verdict_cell(pair_of(comparison, name, other)) for other in names)]
+        [Cell(name, name.lower()), *(_verdict_cell(comparison, pair_of(comparison, name, other)) for other in names)]
         for name in names
     ]
     text = (
@@ -83,14 +95,15 @@ def verdict_matrix(dataset: DatasetResult) -> Table | None:
     return Table(f"verdicts-{dataset.name}", caption(dataset, text), columns, rows)
 
 
-def _verdict_cell(pair: Mapping[str, Any] | None) -> Cell:
+def _verdict_cell(comparison: Mapping[str, Any], pair: Mapping[str, Any] | None) -> Cell:
     if pair is None:
         return Cell("·")
     if pair["difference"] is None:
         return undefined_cell("undefined for one of the two")
     sign = "+" if pair["difference"] > 0 else ""
     text = f"{sign}{format_value(pair['difference'])}"
-    return Cell(text, pair["difference"], sub=pair["verdict"], tone=VERDICT_TONES.get(pair["verdict"], ""))
+    tone = VERDICT_TONES.get(pair["verdict"], "")
+    return Cell(text, pair["difference"], sub=_verdict(comparison, pair), tone=tone)
 
 
 def ranks_table(dataset: DatasetResult) -> Table | None:

@@ -234,10 +234,18 @@ def verdict_against_best(comparison: Mapping[str, Any] | None, model: str) -> Ve
         return Verdict("highest", "good")
     if pair is None:
         return None
+    if predict_the_same(comparison, str(comparison["best"]), model):
+        return Verdict(f"the same as {comparison['best']}", "even", "no difference in any redrawn group of patients")
     word, tone = _AGAINST_BEST.get(pair["verdict"], (str(pair["verdict"]), "open"))
     difference = {"value": pair["difference"], "low": pair.get("low"), "high": pair.get("high")}
     detail = f"by {format_interval(difference)}, p\u00a0{format_p(pair.get('p_holm'))}"
     return Verdict(word, tone, detail)
+
+
+def predict_the_same(comparison: Mapping[str, Any] | None, first: str, second: str) -> bool:
+    """Whether two models never differ in any resample: one model under two names, not two that are equivalent."""
+    rows = {row.get("model"): row for row in (comparison or {}).get("models") or []}
+    return second in (rows.get(first, {}).get("tied_with") or [])
 
 
 _FLIPPED = {

@@ -19,6 +19,7 @@ from archbench.report.labels import (
     format_value,
     metric_label,
     pair_with_best,
+    predict_the_same,
 )
 from archbench.report.pareto_figure import ensemble_latency_ms
 
@@ -154,15 +155,10 @@ def _rank_part(dataset: DatasetResult, best: ModelResult) -> str:
     rows = {row["model"]: row for row in (dataset.comparison or {}).get("models", [])}
     if (rows.get(best.name) or {}).get("p_rank1") is None or len(rows) < 2:
         return ""
-    same = [name for name in rows if name != best.name and _is_same(_pair(dataset, best, dataset.find(name)))]
+    same = [name for name in rows if name != best.name and predict_the_same(dataset.comparison, best.name, name)]
     share = sum(rows[name]["p_rank1"] or 0.0 for name in (best.name, *same))
     together = f" (with {join_names(same)}, which predicts the same)" if same else ""
     return f"it comes first in {format_share(share)} of the redrawn groups of patients{together}"
-
-
-def _is_same(pair: dict[str, Any] | None) -> bool:
-    """Whether two models never differ in any redrawn group: a tie, not two halves of a first place."""
-    return pair is not None and pair["difference"] == 0 and pair.get("low") == 0 and pair.get("high") == 0
 
 
 def _price_part(dataset: DatasetResult, best: ModelResult) -> str:

@@ -71,6 +71,38 @@ def test_a_csv_becomes_a_report_with_the_statistics_of_a_study(studies):
     assert [row["model"] for row in rows] == ["net", "other"]
 
 
+def write_labels(path):
+    """100 patients of two images in four folds, two labels with unknown cells."""
+    generator = np.random.default_rng(3)
+    truth = (generator.random((200, 2)) < (0.5, 0.3)).astype(int)
+    logits = 2 * truth - 1 + generator.normal(size=(200, 2))
+    lines = ["case,patient,model,fold,logit_a,logit_b,target_a,target_b"]
+    for i, (odds, said) in enumerate(zip(logits.round(5), truth, strict=True)):
+        known = "" if i % 9 == 0 else str(said[1])
+        lines.append(f"c{i},p{i // 2},net,{i // 2 % 4},{odds[0]},{odds[1]},{said[0]},{known}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_every_flag_of_what_is_fitted_on_other_patients_arrives(tmp_path):
+    from archbench.artifacts import read_json
+
+    file = write_labels(tmp_path / "labels.csv")
+    flags = ["--threshold-rule", "sensitivity", "--threshold-value", "0.9", "--few-positive-patients", "3"]
+    flags += ["--isotonic", "--isotonic-patients", "20", "--conformal-coverage", "0.8"]
+    done = run("evaluate.py", "--predictions", file, "--task", "multilabel", *FEW, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results" / "labels" / "labels" / "net"
+    found, calibration = read_json(folder / "metrics.json"), read_json(folder / "calibration.json")
+    assert found["tuned"]["rule"] == {"kind": "sensitivity", "value": 0.9, "few_positive_patients": 3}
+    assert found["tuned"]["calibration"] == calibration["method"] == "isotonic"
+    assert all(entry["steps"] for entry in calibration["parameters"])
+    assert found["conformal"]["target"] == 0.8
+    wrong = ["--threshold-rule", "f1", "--threshold-value", "0.9"]
+    done = run("evaluate.py", "--predictions", file, "--task", "multilabel", *wrong, cwd=tmp_path)
+    assert done.returncode == 2 and "--threshold-value: the rule f1 takes no value" in done.stderr
+
+
 def test_bad_files_are_named_by_row(tmp_path):
     file = write_csv(
         tmp_path / "bad.csv", {"net": 1.0}, change=lambda i, cells: [*cells[:-1], "what" if i == 5 else "none"]

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from archbench.artifacts import Predictions, write_predictions, write_table
+from archbench.artifacts import write_predictions
 from archbench.config import parse_study
 from archbench.out_of_fold import LeakError
 from scripts import calibrate, evaluate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from label_tables import LABELS, label_table
+from planted import fold_file
 
 TABLE = label_table(skill=0.5, n=600)
 
@@ -39,21 +39,6 @@ def study_file(folder: Path, **evaluation: Any) -> Path:
     )
     path = folder / "study.json"
     path.write_text(json.dumps(study.model_dump(mode="json")), encoding="utf-8")
-    return path
-
-
-def fold_file(folder: Path, table: Predictions, *, smuggled: str | None = None) -> Path:
-    """Each patient is tested in one fold and trained on in the others; one may be trained on in its own."""
-    patients = sorted(set(table.patient_id.tolist()))
-    tested = {patient: int(table.fold[table.patient_id == patient][0]) for patient in patients}
-    rows = [
-        (patient, fold, "test" if tested[patient] == fold and patient != smuggled else "train")
-        for fold in sorted(set(tested.values()))
-        for patient in patients
-    ]
-    columns = dict(zip(("patient_id", "fold", "split"), map(list, zip(*rows, strict=True)), strict=True))
-    path = folder / "folds.parquet"
-    write_table(path, pa.table({"case_id": columns["patient_id"], **columns}), {})
     return path
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from archbench.artifacts import Predictions
+import numpy as np
+import pyarrow as pa
+
+from archbench.artifacts import Predictions, write_table
 
 GRADES = ("none", "mild", "moderate", "severe", "proliferative")
 
@@ -56,3 +59,18 @@ def holdout(*, skill=1.5, rng=1, patients=150) -> Predictions:
     case_id, patient_id, part, y_true = cohort(patients=patients, folds=3)
     split = np.where(part == 0, "val", "test")
     return table(case_id, patient_id, 0, y_true, noisy_logits(y_true, skill=skill, rng=rng), split=split)
+
+
+def fold_file(folder: Path, table: Predictions, *, smuggled: str | None = None) -> Path:
+    """Each patient is tested in one fold and trained on in the others; one may be trained on in its own."""
+    patients = sorted(set(table.patient_id.tolist()))
+    tested = {patient: int(table.fold[table.patient_id == patient][0]) for patient in patients}
+    rows = [
+        (patient, fold, "test" if tested[patient] == fold and patient != smuggled else "train")
+        for fold in sorted(set(tested.values()))
+        for patient in patients
+    ]
+    columns = dict(zip(("patient_id", "fold", "split"), map(list, zip(*rows, strict=True)), strict=True))
+    path = folder / "folds.parquet"
+    write_table(path, pa.table({"case_id": columns["patient_id"], **columns}), {})
+    return path

@@ -10,7 +10,7 @@ from torch import nn
 
 from archbench.freezing import set_trainable
 from archbench.models.building import build_network, is_new, parameter_stages
-from archbench.models.heads import AttendedPool, zone_logits
+from archbench.models.heads import AttendedPool
 
 
 def test_training_starts_from_nearly_equal_class_probabilities():
@@ -97,9 +97,3 @@ def test_a_gray_network_takes_one_channel() -> None:
     network = build_network("custom1", num_classes=3, image_size=32, in_channels=1).eval()
     assert network(torch.randint(0, 256, (2, 1, 32, 32))).shape == (2, 3)
     assert network.mean.shape == (1, 1, 1, 1)
-
-
-def test_zones_come_first() -> None:
-    logits = torch.arange(30.0).view(1, 30)
-    assert zone_logits(logits, 6).shape == (1, 6, 5)
-    assert zone_logits(logits, 6)[0, 1].tolist() == [5, 6, 7, 8, 9]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from planted import planted
 from planted_labels import halves, planted_labels
 from scipy.optimize import approx_fprime, minimize
 
+from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import (
     Blend,
     fit_gate,
@@ -21,12 +24,15 @@ from archbench.combining import (
     one_blas_thread,
 )
 from archbench.label_stacking import fit_label_stacker, solve
-from archbench.members import member_logits, stack_members
+from archbench.members import mean_log_odds, member_logits, stack_members
 from archbench.neural_stacking import NetworkSettings, backward, fit_network, forward, train_network
 from archbench.out_of_fold import LeakError, cross_fitted, out_of_fold
+from archbench.recalibration import fit_platt
 from archbench.resampling import question_draws
+from archbench.temperature import fit_temperature
 
 FITS = {
+    "calibrated mean": fit_calibrated_mean,
     "weights": fit_weights,
     "greedy": fit_greedy,
     "gate": fit_gate,
@@ -162,6 +168,36 @@ def test_attention_follows_the_member_that_knows_the_case():
     assert loss(gate.scores(members), applied) < 0.9 * loss(uniform(2).scores(members), applied)
     flat = fit_gate(source, applied=applied, n_members=2, seed=1, ridge=1e6)
     np.testing.assert_allclose(flat.weights(members), 0.5, atol=1e-3)
+
+
+def test_a_mean_of_calibrated_logits_hears_no_member_better_because_it_shouts():
+    """The better member whispers, the worse one shouts: the mean of probabilities follows the worse one."""
+    better, worse = planted_labels(noise=0.3, rng=1, patients=500), planted_labels(noise=3.0, rng=2, patients=500)
+    tables = {"a": replace(better, logits=0.1 * better.logits), "b": replace(worse, logits=6.0 * worse.logits + 2.0)}
+    source, applied = halves(stack_members(tables))
+    members = member_scores(applied, 2)
+    found = fit_calibrated_mean(source, applied=applied, n_members=2, seed=1)
+    plain, calibrated = mean_log_odds(applied, 2), found.scores(members)
+    assert macro_auroc(calibrated, applied) > macro_auroc(plain, applied) + 0.05
+    assert loss(calibrated, applied) < loss(plain, applied)
+    # each member alone is calibrated as the workflow calibrates a model
+    for k, table in enumerate(tables.values()):
+        own, rest = halves(table)
+        line = fit_platt(own, applied=rest, seed=1)
+        np.testing.assert_allclose(found.weights[k], line.slope / 2, rtol=1e-9)
+
+
+def test_a_mean_of_calibrated_logits_of_classes_is_scaled_by_each_temperature():
+    tables = {"a": planted(skill=1.5, rng=1), "b": planted(skill=1.5, rng=2)}
+    tables["b"] = replace(tables["b"], logits=5.0 * tables["b"].logits)
+    source, applied = halves(stack_members(tables))
+    found = fit_calibrated_mean(source, applied=applied, n_members=2, seed=1)
+    temperatures = []
+    for table in tables.values():
+        own, rest = halves(table.sorted())
+        temperatures.append(fit_temperature(own, applied=rest, seed=1).temperature)
+    np.testing.assert_allclose(found.weights, np.repeat(0.5 / np.array(temperatures)[:, None], 5, axis=1), rtol=1e-6)
+    assert temperatures[1] > 3 * temperatures[0] and (found.intercept == 0).all()
 
 
 def test_the_networks_gradient_is_right():

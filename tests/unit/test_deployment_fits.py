@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from archbench.artifacts import Predictions
+from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import fit_greedy, fit_weights, member_scores
 from archbench.deployment_fits import chosen_members, combined_rows, deployed_fits, rows_of_seed
 from archbench.ensemble import build_ensemble
@@ -216,7 +217,10 @@ def test_stacking_by_label_or_zone_helps_the_one_it_is_of(outputs: str) -> None:
         assert losses[0] < min(losses[1:])
 
 
-@pytest.mark.parametrize(("choice", "fit"), [("weighted", fit_weights), ("greedy", fit_greedy)])
+@pytest.mark.parametrize(
+    ("choice", "fit"),
+    [("weighted", fit_weights), ("greedy", fit_greedy), ("calibrated_mean", fit_calibrated_mean)],
+)
 @pytest.mark.parametrize("outputs", ["classes", "labels"])
 def test_the_runners_weights_are_the_studys(outputs: str, choice: str, fit: Any) -> None:
     source = rows_of_seed(stack_members(members(outputs)), seed=SEED)

@@ -62,7 +62,7 @@ def test_every_candidate_is_tried_simple_before_complex_and_scored(task):
 
 
 def test_an_unknown_candidate_is_named():
-    with pytest.raises(ValueError, match=r"unknown candidates \['median'\] \(known: mean, weighted"):
+    with pytest.raises(ValueError, match=r"unknown candidates \['median'\] \(known: mean, calibrated_mean, weighted"):
         build_ensemble({"a": planted()}, candidates=("median",), **SETTINGS)
 
 

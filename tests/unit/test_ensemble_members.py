@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted import fold_file
 from planted_labels import LABELS, planted_labels
 
 from archbench.artifacts import read_predictions, write_predictions
 from archbench.ensemble_members import MemberError, aligned, part_to_combine
 from archbench.members import stack_members
+from archbench.out_of_fold import LeakError
 from scripts import ensemble as script
 
 STUDY = {
@@ -123,11 +125,12 @@ def write_members(folder: Path, **tables) -> list[str]:
     return paths
 
 
-def run_script(tmp_path: Path, *arguments: str, ensemble=None) -> tuple[dict, object]:
+def run_script(tmp_path: Path, *arguments: str, ensemble=None, smuggled=None) -> tuple[dict, object]:
     study = tmp_path / "study.json"
     study.write_text(json.dumps({**STUDY, "ensemble": ensemble or {}}), encoding="utf-8")
     output, decision = tmp_path / "ensemble.parquet", tmp_path / "decision.json"
     fixed = ["--study", str(study), "--dataset", "chest", "--output", str(output), "--decision", str(decision)]
+    fixed += ["--folds", str(fold_file(tmp_path, table(), smuggled=smuggled))]
     assert script.main([*fixed, *arguments]) == 0
     return json.loads(decision.read_text()), read_predictions(output)
 
@@ -145,6 +148,12 @@ def test_the_script_combines_studies_and_names_who_is_left_out(tmp_path, capsys)
     assert decision["diagnostics"] == []
     decision, _ = run_script(tmp_path, *members, "--left-out", "third")
     assert decision["left_out"] == [{"name": "third", "reason": "not among ensemble.members"}]
+
+
+def test_a_member_that_predicts_its_own_training_patients_is_refused_by_name(tmp_path):
+    paths = write_members(tmp_path, small=table(rng=1), large=table(rng=2))
+    with pytest.raises(LeakError, match=r"member 'small': fold \d predicts 1 patients .*patient00007"):
+        run_script(tmp_path, "--members", "small", "large", "--predictions", *paths, smuggled="patient00007")
 
 
 def test_every_key_of_the_network_has_an_effect(tmp_path):
@@ -167,7 +176,9 @@ def test_every_key_of_the_network_has_an_effect(tmp_path):
     assert score_of(**restless, patience=30, plateau=1) != score_of(**restless, patience=30, plateau=12)
 
 
-@pytest.mark.parametrize("candidates", [["weighted"], ["greedy"], ["attention"], ["mlp"], ["mean", "logistic"]])
+@pytest.mark.parametrize(
+    "candidates", [["calibrated_mean"], ["weighted"], ["greedy"], ["attention"], ["mlp"], ["mean", "logistic"]]
+)
 def test_the_candidates_of_the_study_are_tried(tmp_path, candidates):
     paths = write_members(tmp_path, small=table(rng=1), large=table(rng=2))
     decision, _ = run_script(

@@ -43,10 +43,26 @@ def test_models_classes_targets_and_probabilities_are_read(tmp_path):
 def test_several_labels_with_unknown_targets(tmp_path):
     head = "case,patient,model,score_a,score_b,target_a,target_b,fold,seed"
     rows = ["c1,p1,m,.9,.2,1,,0,3", "c2,p2,m,.1,1,0,1,1,3"]
-    found = read_prediction_file(write(tmp_path, rows, head), task="multiclass")["m"]
+    found = read_prediction_file(write(tmp_path, rows, head), task="multilabel")["m"]
+    assert found.outputs == "labels"
     np.testing.assert_array_equal(found.targets, [[1, np.nan], [0, 1]])
     np.testing.assert_allclose(1 / (1 + np.exp(-found.logits.astype(float))), [[0.9, 0.2], [0.1, 1.0]], atol=1e-6)
     assert found.labels == ("a", "b") and found.fold.tolist() == [0, 1] and found.seed.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "words"),
+    [
+        ("multiclass", "target_a,target_b", "the task multiclass needs target;"),
+        ("multilabel", "target,note", "the task multilabel needs target_<label>;"),
+        ("regression", "target,note", "the task regression can't be read from a CSV"),
+    ],
+)
+def test_a_task_that_the_columns_do_not_fit_is_refused(tmp_path, task, columns, words):
+    head = f"case,patient,model,score_a,score_b,{columns}"
+    with pytest.raises(PredictionFileError) as caught:
+        read_prediction_file(write(tmp_path, ["c1,p1,m,.9,.1,1,0"], head), task=task)
+    assert any(words in problem for problem in caught.value.problems)
 
 
 def test_logits_are_taken_as_they_are(tmp_path):

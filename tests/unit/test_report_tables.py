@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve
 from archbench.artifacts import read_json, write_json
 from archbench.report.audit_tables import audit_tables
 from archbench.report.collect import DatasetResult, StudyResult, collect_study
+from archbench.report.comparison_tables import pairs_table, verdict_matrix
 from archbench.report.curves import precision_at_recall
 from archbench.report.figures import line_styles, wrap
 from archbench.report.labels import format_count, format_share, format_si, format_value, verdict_against_best
@@ -149,13 +150,21 @@ def test_tie_of_equal_predictions_is_no_half_of_a_first_place(study: StudyResult
     dataset = study.datasets[0]
     assert dataset.comparison is not None
     best, second = (row["model"] for row in dataset.comparison["models"][:2])
+    other = {best: second, second: best}
     models = [
-        {**row, "p_rank1": 0.5 if row["model"] in (best, second) else 0.0} for row in dataset.comparison["models"]
+        {**row, "p_rank1": 0.5 if (twin := other.get(row["model"])) else 0.0, "tied_with": [twin] if twin else []}
+        for row in dataset.comparison["models"]
     ]
     tie = {"a": best, "b": second, "difference": 0.0, "low": 0.0, "high": 0.0, "verdict": "equivalent"}
     tied = replace(dataset, comparison={**dataset.comparison, "models": models, "pairs": [tie]})
     text = answer(tied).sentences[1]
     assert f"first in 100\u00a0% of the redrawn groups of patients (with {second}, which predicts the same)" in text
+    # nor two models that are equivalent
+    found = verdict_against_best(tied.comparison, second)
+    assert found is not None and (found.word, found.tone) == (f"the same as {best}", "even")
+    (row,) = pairs_table(tied).rows
+    assert row[-1].text == "the same predictions"
+    assert {cell.sub for line in verdict_matrix(tied).rows for cell in line[1:]} == {"", "the same predictions"}
 
 
 def test_disturbed_timing_is_warned_of(tree: tuple[dict[str, Any], Path], study: StudyResult) -> None:

@@ -420,13 +420,13 @@ def partial_ensemble_command(dataset):
     made = [f"{folder}/{file}" for file in ("predictions.parquet", "decision.json")]
     scored = [f"{folder}/{file}" for file in ("metrics.json", "predictions.csv")]
     tables = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=members)
-    common = f"--study $STUDY_FILE --dataset {dataset}"
+    common = f"--study $STUDY_FILE --dataset {dataset} --folds {DATA.format(dataset=dataset)}/folds.parquet"
     return (
         f"(rm -f {' '.join(made + scored)} {folder}/calibration.json; python $SCRIPTS/ensemble.py {common} --members {' '.join(members)}"
         f" --predictions {' '.join(tables)} {external_arguments(dataset)} {argument_of('missing', missing)}"
         f" {argument_of('left-out', models_left_out())} --output {made[0]} --decision {made[1]}"
         f" && python $SCRIPTS/evaluate.py {common} --model ensemble --predictions {made[0]}"
-        f" --folds {DATA.format(dataset=dataset)}/folds.parquet --output {scored[0]} --table {scored[1]}"
+        f" --output {scored[0]} --table {scored[1]}"
         f" && touch -t 197001020000 {' '.join(made + scored)}) || true"
     )
 

@@ -59,6 +59,7 @@ rule ensemble:
             f"{MODEL}/predictions.parquet", dataset=w.dataset, model=ENSEMBLE_MEMBERS
         ),
         external=lambda w: list(STUDY.external_members(w.dataset).values()),
+        folds=f"{DATA}/folds.parquet",
     output:
         predictions=f"{ENSEMBLE}/predictions.parquet",
         decision=f"{ENSEMBLE}/decision.json",
@@ -81,7 +82,7 @@ rule ensemble:
     shell:
         "python $SCRIPTS/ensemble.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --members {params.members} --predictions {input.members} {params.external} {params.left_out}"
-        " --output {output.predictions} --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
+        " --folds {input.folds} --output {output.predictions} --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
 
 
 rule compare:
