@@ -112,7 +112,8 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
 
 
 def test_after_ctrl_c_what_was_not_finished_is_not_called_failed(edited):
-    entry = "  stopped: {architecture: custom1, image_size: 32, training: {epochs: 5000, early_stopping: {patience: 5000}}}\nexplain:"
+    training = "{epochs: 5000, early_stopping: {patience: 5000}}"
+    entry = f"  stopped: {{architecture: custom1, image_size: 32, training: {training}}}\nexplain:"
     edited.edit("config/config.yaml", "explain:", entry)
     logs = edited.folder / "logs/tiny/train/phantom/stopped"
     process = edited.start("--cores", "1", own_group=True)
