@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import slurm_node
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(1500)  # five minutes alone on two cores; neighbours stretch it
+pytestmark = pytest.mark.timeout(2100)  # minutes alone on two cores; neighbours stretch it
 TRACKED = ("Snakefile", "archbench", "archbench_predict", "config", "profiles", "scripts", "workflow")
 
 STUDY = """
