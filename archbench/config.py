@@ -176,7 +176,7 @@ def parse_study(
     """
     problems: list[str] = []
     content = merge(dict(content), _from_environment(environment or {}, problems))
-    content = _with_presets(content)
+    content = _with_presets(_with_volumes(content))
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
     if study is not None and not problems:
@@ -206,6 +206,18 @@ def _from_environment(environment: Mapping[str, str], problems: list[str]) -> di
             block = {key: block}
         overrides = merge(overrides, block)
     return overrides
+
+
+def _with_volumes(content: dict[str, Any]) -> dict[str, Any]:
+    """Write the block `volumes` into the datasets whose format reads volumes and that don't name it."""
+    datasets = content.get("datasets")
+    unnamed = [
+        name
+        for name, dataset in (datasets.items() if isinstance(datasets, Mapping) else ())
+        if isinstance(dataset, Mapping) and dataset.get("volumes") is None
+        if dataset.get("format") in DATASETS.names() and DATASETS.get(str(dataset["format"])).volumes
+    ]
+    return merge(content, {"datasets": {name: {"volumes": {}} for name in unnamed}}) if unnamed else content
 
 
 def _with_presets(content: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archbench.artifacts import write_json, write_table, write_text
-from archbench.audit import ERROR, Audit, AuditSettings, Problem, audit_source
+from archbench.audit import ERROR, Audit, AuditSettings, Case, Problem, audit_source
 from archbench.datasets import DatasetError, Source, SourceSettings, split_name
 from archbench.label_counts import label_summary, label_warnings, strata, zone_summary
 from archbench.registry import DATASETS
 from archbench.splits import PARTS, Protocol, SplitError, Splits, make_splits
 from archbench.tasks import UNGRADABLE, get_task
+from archbench.volume_audit import VolumeFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,11 +53,13 @@ def prepare(
     audit_settings: AuditSettings,
     threads: int,
     provenance: Mapping[str, Any],
+    rescale: str | None = None,
 ) -> Prepared:
     """Read, audit and split a dataset.
 
     Args:
         classes: Class names; of zones the ungradable ones are the last class.
+        rescale: How declared slopes of CT volumes are applied; None for pictures.
     Raises:
         DatasetError: If the data can't be used; its `audit` holds everything that was found.
     """
@@ -73,6 +77,7 @@ def prepare(
         use_fold=use_fold,
         threads=threads,
         outputs=outputs,
+        rescale=rescale,
     )
     kind = _Kind(task=task, outputs=outputs, classes=tuple(classes), labels=source.label_names)
     summary = _audit_summary(
@@ -223,6 +228,7 @@ def _audit_summary(
         "n_dropped": len(found.dropped),
         "problems": [asdict(problem) for problem in found.problems],
         "dropped": dict(sorted(Counter(found.dropped.values()).items())),
+        **({"volumes": found.volumes} if found.volumes else {}),
         "protocol": asdict(protocol),
         "warnings": [*found.warnings, *warnings],
         "folds": [],
@@ -295,10 +301,29 @@ def _manifest(found: Audit, kind: _Kind) -> pa.Table:
                 for name, values in columns.items()
             },
             **masks,
+            **_volume_columns(cases),
             "source_row": pa.array([case.raw.row for case in cases], pa.int32()),
             "lesions": pa.array([case.raw.lesions for case in cases], pa.string()),
         }
     )
+
+
+def _volume_columns(cases: Sequence[Case]) -> dict[str, pa.Array]:
+    """Of volumes: slices, spacing, orientation of the file, and what a table declares of them, as JSON."""
+    import pyarrow as pa
+
+    facts = [case.facts for case in cases if isinstance(case.facts, VolumeFacts)]
+    if not facts:
+        return {}
+    spacing = zip(*(fact.spacing_mm for fact in facts), strict=True)
+    return {
+        "depth": pa.array([fact.depth for fact in facts], pa.int32()),
+        **{f"spacing_{axis}_mm": pa.array(values, pa.float32()) for axis, values in zip("zyx", spacing, strict=True)},
+        "orientation": pa.array([fact.orientation for fact in facts], pa.string()),
+        "declared": pa.array(
+            [case.raw.declared and json.dumps(dict(case.raw.declared)) for case in cases], pa.string()
+        ),
+    }
 
 
 def _fold_table(found: Audit, splits: Splits) -> pa.Table:
