@@ -129,9 +129,10 @@ def audit_source(
         raw, found, patient = source.rows[index], targets[index], source.rows[index].patient_id
         if found is not None and patient is not None:
             audit.cases.append(Case(str(case_ids[index]), patient, found, raw, facts[index]))
-            notes = [raw.note] if raw.note else []
-            for note in [*notes, *getattr(facts[index], "notes", ())]:
-                audit.note("odd_value", WARNING, raw, case_ids[index], note)
+            if raw.note:
+                audit.note("odd_value", WARNING, raw, case_ids[index], raw.note)
+            for note in facts[index].notes:
+                audit.note("odd_value", WARNING, raw, case_ids[index], f"{case_ids[index]}: {note}")
     _check_duplicates(audit, severity=settings.duplicates)
     _check_near_duplicates(audit, severity=settings.near_duplicates, distance=settings.near_duplicate_distance)
     audit.volumes = volume_summary([case.facts for case in audit.cases])

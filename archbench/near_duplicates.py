@@ -24,13 +24,17 @@ SKETCH_ERROR = 0.1
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Content hash, upright size (pixels), perceptual hash (64 bits), detail (64 * 64,) of unit norm."""
+    """Content hash, upright size (pixels), perceptual hash (64 bits), detail (64 * 64,) of unit norm.
+
+    `notes` say what about the file is odd but no fault.
+    """
 
     sha256: str
     width: int
     height: int
     perceptual_hash: int
     detail: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 class NearDuplicate(NamedTuple):

@@ -26,11 +26,10 @@ class VolumeFacts(FileFacts):
     `width` and `height` are those of a slice; hash and detail are of a picture of four slices.
     """
 
-    depth: int
-    spacing_mm: tuple[float, float, float]
-    orientation: str
-    was_rescaled: bool
-    notes: tuple[str, ...]
+    depth: int = 0
+    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    orientation: str = ""
+    was_rescaled: bool = False
 
 
 def inspect_volume(path: Path, *, declared: Declared, rescale: str, max_voxels: int) -> VolumeFacts:
