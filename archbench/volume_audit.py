@@ -19,17 +19,17 @@ PICTURE = VolumeSettings(strategy="all", count=4)
 PICTURE_WINDOW = (-1000.0, 400.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VolumeFacts(FileFacts):
     """Beside a file's facts: slices, spacing (z, y, x) in mm, the file's axes, and what `read_volume` found.
 
     `width` and `height` are those of a slice; hash and detail are of a picture of four slices.
     """
 
-    depth: int = 0
-    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    orientation: str = ""
-    was_rescaled: bool = False
+    depth: int
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    was_rescaled: bool
 
 
 def inspect_volume(path: Path, *, declared: Declared, rescale: str, max_voxels: int) -> VolumeFacts:

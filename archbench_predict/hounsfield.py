@@ -17,6 +17,7 @@ from archbench_predict.images import ImageError
 AIR, TISSUE = (-1100.0, -600.0), (-150.0, 250.0)
 SAMPLED = 250_000
 FEW = 0.002  # share of the voxels below which a volume holds no air, or no tissue
+USUAL_SHIFT = 1024.0
 RESCALES = ("auto", "always", "never")
 LOW, HIGH = -32768, 32767
 
@@ -59,6 +60,8 @@ def to_hounsfield(
     Raises:
         ImageError: If a voxel is not finite, all are equal, or neither way gives Hounsfield units.
     """
+    if (declared.slope, declared.intercept, slope, intercept) == (None, None, 1.0, 0.0) and rescale == "auto":
+        _check_plausible(_sample(values), name=name)
     again = (1.0 if declared.slope is None else declared.slope), declared.intercept or 0.0
     skipped = False
     if again != (1.0, 0.0):
@@ -111,6 +114,16 @@ def _holds_hounsfield(sample: np.ndarray, slope: float, intercept: float, *, nam
             "near -1000 and tissue near 0; set volumes.rescale to always or never, or take the row out",
         )
     return as_is >= after
+
+
+def _check_plausible(sample: np.ndarray, *, name: str) -> None:
+    """Refuse stored values that came without their slope and intercept: they would be read 1024 units too high."""
+    if sample.size and _likeness(sample) < FEW <= _likeness(sample - USUAL_SHIFT):
+        raise ImageError(
+            "no_hounsfield",
+            f"{name}: the values look like stored ones, {USUAL_SHIFT:g} above Hounsfield units, and neither the header "
+            "nor a table gives slope and intercept; add a metadata table, or set volumes.rescale: never",
+        )
 
 
 def _likeness(units: np.ndarray) -> float:

@@ -6,8 +6,6 @@ reconstructions of a patient share the patient `train_1`, so that no split parts
 
 from __future__ import annotations
 
-import ast
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 from archbench.datasets import DatasetError, RawRow, Reader, Source, SourceSettings, split_name
 from archbench.datasets.table import CsvRow, read_csv
 from archbench.registry import DATASETS
+from archbench_predict.volume_metadata import NAME, SUFFIXES, declared_facts, stem
 
 LABELS = (
     "Medical material",
@@ -39,9 +38,7 @@ LABELS = (
     "Bronchiectasis",
     "Interlobular septal thickening",
 )
-NAME = "VolumeName"
 PARTS = re.compile(r"(?P<split>[A-Za-z]+)_(?P<patient>\w+?)_(?P<scan>[A-Za-z]+)_(?P<reconstruction>\d+)")
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", "/slices.csv")
 LISTED = 3
 
 
@@ -57,19 +54,13 @@ def read_ct_rate(settings: SourceSettings) -> Source:
     files = _volumes(settings.root, settings.images)
     if not files:
         folder = settings.root / (settings.images or "")
-        raise DatasetError(f"{folder}: no volume in this folder ({', '.join(VOLUME_SUFFIXES)}); correct root or images")
+        raise DatasetError(f"{folder}: no volume in this folder ({', '.join(SUFFIXES)}); correct root or images")
     rows = [_raw_row(path.name, record, settings, labels, files, declared) for record in records]
     splits = {split_name(row.split) for row in rows if row.split}
     if len(splits) < 2:  # one word for all is the name of the release's part, not a split of these data
         rows = [replace(row, split="") for row in rows]
     notes += [*found, *_notes(records, labels, rows, files, declared)]
     return Source(rows=tuple(rows), root=settings.root, label="", labels=labels, notes=tuple(notes))
-
-
-def stem(name: str) -> str:
-    """A volume's name without folder and suffix."""
-    name = name.strip().replace("\\", "/").removesuffix("/slices.csv").rpartition("/")[2]
-    return next((name[: -len(end)] for end in VOLUME_SUFFIXES if name.lower().endswith(end)), name)
 
 
 def _volumes(root: Path, images: str | None) -> dict[str, list[str]]:
@@ -80,7 +71,7 @@ def _volumes(root: Path, images: str | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(root).as_posix()
-        if place.lower().endswith(VOLUME_SUFFIXES) and path.is_file():
+        if place.lower().endswith(SUFFIXES) and path.is_file():
             found.setdefault(stem(place), []).append(place)
     return found
 
@@ -129,7 +120,7 @@ def read_metadata(settings: SourceSettings) -> tuple[dict[str, dict[str, Any]], 
     odd = []
     for record in records:
         try:
-            facts = _declared(record.values)
+            facts = declared_facts(record.values)
         except ValueError as error:
             odd.append(f"line {record.row}: {error}")
             continue
@@ -138,46 +129,6 @@ def read_metadata(settings: SourceSettings) -> tuple[dict[str, dict[str, Any]], 
     if odd:
         raise DatasetError(f"{path}: {len(odd)} lines can't be used: {'; '.join(odd[:LISTED])}; correct the table")
     return declared, notes
-
-
-def _declared(values: Mapping[str, str]) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for key, column in (("slope", "RescaleSlope"), ("intercept", "RescaleIntercept")):
-        text = values.get(column, "").strip()
-        if text:
-            facts[key] = _number(text, column)
-    if facts.get("slope") == 0:
-        raise ValueError("RescaleSlope is 0")
-    across, along = values.get("XYSpacing", "").strip(), values.get("ZSpacing", "").strip()
-    if across and along:
-        pair = _pair(across)
-        facts["spacing_mm"] = [_number(along, "ZSpacing"), pair[0], pair[1]]
-        if min(facts["spacing_mm"]) <= 0:
-            raise ValueError("a spacing is not above 0")
-    return facts
-
-
-def _number(text: str, column: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{column} {text!r} is no number")
-    return value
-
-
-def _pair(text: str) -> tuple[float, float]:
-    """Row and column spacing, written as a list: "[0.75, 0.75]"."""
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        values = None
-    values = [values] if isinstance(values, (int, float)) else values
-    if not isinstance(values, (list, tuple)) or len(values) not in (1, 2):
-        raise ValueError(f"XYSpacing {text!r} is no list of two numbers")
-    first, last = _number(str(values[0]), "XYSpacing"), _number(str(values[-1]), "XYSpacing")
-    return first, last
 
 
 def _notes(

@@ -35,8 +35,9 @@ from archbench.datasets.ct_body import (
     plant_nodule,
     scanned,
 )
-from archbench.datasets.ct_rate import read_ct_rate, stem
+from archbench.datasets.ct_rate import read_ct_rate
 from archbench.registry import DATASETS
+from archbench_predict.volume_metadata import stem
 
 PLANTS = {
     "Cardiomegaly": plant_cardiomegaly,
