@@ -39,7 +39,7 @@ def describe_volume_steps(preparation: VolumePreparation, *, max_voxels: int) ->
         max_voxels: Size in the header from which a volume is refused.
     """
     settings, spacing = preparation.settings, preparation.settings.spacing_mm
-    fixed = {
+    fixed: dict[str, dict[str, Any]] = {
         "multi": {"share_of_outer_thirds": OUTER_SHARE},
         "anatomical": {"shares_of_height": list(ANATOMICAL)},
         "best": {"most_voxels_between_hu": list(LUNG_HU)},

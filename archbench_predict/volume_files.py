@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def _nifti(path: Path, *, max_voxels: int) -> StoredVolume:
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         shape = _volume_shape(path, image.shape, max_voxels=max_voxels)
         header = image.header
         zooms = tuple(float(value) for value in header.get_zooms()[:3])
@@ -194,7 +195,7 @@ def _slice_folder(path: Path, *, max_voxels: int) -> StoredVolume:
         raise ImageError(
             "missing_file", f"{path}: the slices' heights (z_mm) are not even: one is missing, or named twice"
         )
-    planes = []
+    planes: list[np.ndarray] = []
     for row in rows:
         planes.append(_plane(path.parent / row["file"], like=planes[0] if planes else None))
         if len(rows) * planes[0].size > max_voxels:

@@ -66,6 +66,8 @@ def _member(study: Study, dataset: str, name: str, account: str, pointer: str, t
     from archbench.bundle import MemberSource
 
     network = study.network_of(name, dataset)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     if study.datasets[dataset].volumes is not None:
         steps, mean, std = _volume_steps(study, dataset, name), (0.0,), (1.0,)
     else:
