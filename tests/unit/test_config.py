@@ -53,6 +53,7 @@ OTHERS: dict[str, Any] = {
     "marked": {"format": "phantom_chest", "task": "multilabel", "phantom": {"patients": 40}},
     "numbers": {"format": "table", "root": "data", "csv": "t.csv", "task": "regression"},
     "equalised": {"format": "aptos", "root": "d", "csv": "t.csv", "classes": GRADES, "preprocessing": {"clahe": 2.0}},
+    "volumes": {"format": "ct_rate", "root": "d", "csv": "t.csv", "task": "multilabel", "volumes": {}},
 }
 
 # Values for keys whose type alone doesn't say what is legal.
@@ -70,6 +71,9 @@ LEGAL: dict[str, Any] = {
     "datasets.chest.label_values.uncertain": {"default": "zeros", "Edema": "smooth"},
     "datasets.chest.label_values.blank": {"Fracture": "ignore"},
     "datasets.zones.masks": "lungs",
+    "datasets.volumes.metadata": "facts.csv",
+    "datasets.volumes.volumes.hu_window": [-160.0, 240.0],
+    "datasets.volumes.volumes.spacing": [1.5, 0.75, 0.75],
     "datasets.zones.preprocessing.mask_focus": "blank",
     "datasets.eyes.columns.image": "path",
     "datasets.eyes.columns.patient": "subject",
@@ -179,6 +183,8 @@ PLACES = {
     "label_values": "chest",
     "view": "chest",
     "masks": "zones",
+    "metadata": "volumes",
+    "volumes": "volumes",
     "confounder": "marked",
     "label_noise": "marked",
 }
