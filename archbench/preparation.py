@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archbench.artifacts import write_json, write_table, write_text
-from archbench.audit import ERROR, Audit, AuditSettings, Case, Problem, audit_source
+from archbench.audit import ERROR, Audit, AuditSettings, Problem, audit_source
 from archbench.datasets import DatasetError, Source, SourceSettings, split_name
 from archbench.label_counts import label_summary, label_warnings, strata, zone_summary
+from archbench.manifest import fold_table, manifest_table
 from archbench.registry import DATASETS
 from archbench.splits import PARTS, Protocol, SplitError, Splits, make_splits
 from archbench.tasks import UNGRADABLE, get_task
-from archbench.volume_audit import VolumeFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +95,9 @@ def prepare(
     summary["folds"] = _fold_summary(found, splits, kind)
     summary["warnings"] += [*splits.warnings, *_class_warnings(found, splits, kind)]
     return Prepared(
-        manifest=_manifest(found, kind),
+        manifest=manifest_table(
+            found.cases, kind.targets(found), labels=kind.labels, classes=kind.outputs == "classes"
+        ),
         manifest_metadata={
             "provenance": dict(provenance),
             "root": source.root.as_posix(),
@@ -106,7 +107,7 @@ def prepare(
             "phantom": source.phantom,
             **get_task(task).table_metadata(classes),
         },
-        folds=_fold_table(found, splits),
+        folds=fold_table(found.cases, splits.parts),
         folds_metadata={
             "provenance": dict(provenance),
             "protocol": asdict(protocol),
@@ -277,67 +278,6 @@ def _class_warnings(found: Audit, splits: Splits, kind: _Kind) -> list[str]:
         if lacking:
             warnings.append(f"class {name} has no case in {', '.join(lacking)}: it has too few patients")
     return warnings
-
-
-def _manifest(found: Audit, kind: _Kind) -> pa.Table:
-    import pyarrow as pa
-
-    cases = found.cases
-    columns = dict(zip(kind.labels, kind.targets(found).T, strict=True))
-    type_of = pa.int8() if kind.outputs == "classes" else pa.float32()
-    masks = {"mask": pa.array([case.raw.mask for case in cases], pa.string())} if any(c.raw.mask for c in cases) else {}
-    return pa.table(
-        {
-            "case_id": pa.array([case.case_id for case in cases], pa.string()),
-            "patient_id": pa.array([case.patient_id for case in cases], pa.string()),
-            "image": pa.array([case.case_id for case in cases], pa.string()),
-            "sha256": pa.array([case.facts.sha256 for case in cases], pa.string()),
-            "width": pa.array([case.facts.width for case in cases], pa.int32()),
-            "height": pa.array([case.facts.height for case in cases], pa.int32()),
-            **{
-                f"target_{name}": pa.array(values, type_of, mask=np.isnan(values))
-                if kind.outputs != "classes"
-                else pa.array(values.astype(np.int8), type_of)
-                for name, values in columns.items()
-            },
-            **masks,
-            **_volume_columns(cases),
-            "source_row": pa.array([case.raw.row for case in cases], pa.int32()),
-            "lesions": pa.array([case.raw.lesions for case in cases], pa.string()),
-        }
-    )
-
-
-def _volume_columns(cases: Sequence[Case]) -> dict[str, pa.Array]:
-    """Of volumes: slices, spacing, orientation of the file, and what a table declares of them, as JSON."""
-    import pyarrow as pa
-
-    facts = [case.facts for case in cases if isinstance(case.facts, VolumeFacts)]
-    if not facts:
-        return {}
-    spacing = zip(*(fact.spacing_mm for fact in facts), strict=True)
-    return {
-        "depth": pa.array([fact.depth for fact in facts], pa.int32()),
-        **{f"spacing_{axis}_mm": pa.array(values, pa.float32()) for axis, values in zip("zyx", spacing, strict=True)},
-        "orientation": pa.array([fact.orientation for fact in facts], pa.string()),
-        "declared": pa.array(
-            [case.raw.declared and json.dumps(dict(case.raw.declared)) for case in cases], pa.string()
-        ),
-    }
-
-
-def _fold_table(found: Audit, splits: Splits) -> pa.Table:
-    import pyarrow as pa
-
-    cases, n_folds = found.cases, len(splits.parts)
-    return pa.table(
-        {
-            "case_id": pa.array([case.case_id for case in cases] * n_folds, pa.string()),
-            "patient_id": pa.array([case.patient_id for case in cases] * n_folds, pa.string()),
-            "fold": pa.array(np.repeat(np.arange(n_folds), len(cases)), pa.int32()),
-            "split": pa.array([PARTS[part] for part in splits.parts.ravel().tolist()], pa.string()),
-        }
-    )
 
 
 def _as_csv(table: pa.Table) -> str:
