@@ -73,14 +73,14 @@ class SliceChoice(Settings):
     strategy: Literal["multi", "anatomical", "all", "best"] = Field(
         "multi",
         description="multi: `count` slices, 20 % of them in the lowest third, 60 % in the middle one, 20 % in the "
-        "highest; anatomical: six at .1 .25 .4 .55 .7 .85 of the height; all: the whole volume resampled to `count` "
-        "slices; best: the one with most lung.",
+        "highest; anatomical: six at .1 .25 .4 .55 .7 .85 of the height; all: the whole volume in `count` slabs "
+        "side by side, so the z of `spacing` has no effect; best: the one with most lung.",
     )
     count: int = Field(12, ge=1, le=1024, description="Number of slices (multi, all).")
 
 
 class Volumes(Settings):
-    """How slices are made of CT volumes (formats `ct_rate`, `phantom_ct`)."""
+    """How slices are made of CT volumes (formats `ct_rate`, `phantom_ct`, `phantom_ct_hybrid`)."""
 
     hu_window: list[float] = Field(
         default=[-1000.0, 1000.0],
@@ -105,7 +105,7 @@ class Volumes(Settings):
 
 
 class Phantom(Settings):
-    """Drawn data with known truth (formats `phantom`, `phantom_chest`, `phantom_zones`, `phantom_ct`)."""
+    """Drawn data with known truth (formats `phantom`, `phantom_chest`, `phantom_zones`, `phantom_ct`, `…_hybrid`)."""
 
     patients: int = Field(
         300, ge=20, description="Patients, two images each (two eyes, two visits); phantom_ct: one to four volumes."
@@ -149,7 +149,7 @@ class Dataset(Settings):
 
     format: str = Field(
         description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, ct_rate, phantom, phantom_chest, "
-        "phantom_zones, phantom_ct."
+        "phantom_zones, phantom_ct, phantom_ct_hybrid."
     )
     csv: str | None = Field(None, description="The table, relative to `root`.")
     root: str | None = Field(None, description="Folder of the data, relative to the working directory; read-only.")

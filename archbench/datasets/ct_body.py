@@ -15,6 +15,7 @@ FIELD_MM, HEIGHT_MM, STEP_MM = 400.0, 288.0, 6.0
 FAT, MUSCLE, BLOOD, BONE, AIR = -100.0, 50.0, 40.0, 380.0, -1000.0
 NORMAL_HEART_MM, ENLARGED_HEART_MM = (40.0, 48.0), (62.0, 74.0)
 RIB_PERIOD_MM = 26.0
+TRIES = 50
 
 Place = tuple[float, float, float]
 
@@ -60,6 +61,12 @@ class Body:
         box = boxes[0], boxes[1], boxes[2]
         part = Body(self.units, self.z[box[0]], self.y[:, box[1]], self.x[:, :, box[2]])
         weight[box] = np.maximum(weight[box], part.ellipsoid(middle, (radius,) * 3))
+
+    def in_lung(self, place: Place, *, side: int) -> bool:
+        """Whether the voxel at a place belongs to a lung."""
+        axes = zip((self.z, self.y, self.x), place, strict=True)
+        z, y, x = (int(np.abs(axis.ravel() - at).argmin()) for axis, at in axes)
+        return bool(self.lungs[side][z, y, x] > 0.5)
 
     def fill(self, weight: np.ndarray, units: float) -> None:
         """Mix Hounsfield units into the volume."""
@@ -200,12 +207,18 @@ def plant_emphysema(body: Body, rng: np.random.Generator) -> None:
 
 
 def _place(body: Body, rng: np.random.Generator, *, side: int, reach: float) -> Place:
-    """A place in a lung, uniform over the part of its ellipsoid within `reach` of its radii."""
-    direction = rng.normal(size=3)
-    direction *= rng.random() ** (1 / 3) * reach / np.linalg.norm(direction)
+    """A place in a lung, uniform over the part of its ellipsoid within `reach` of its radii.
+
+    A lung that is no ellipsoid may not hold it: then the next one counts, and at last the lung's middle.
+    """
     middle = body.middles[side]
-    z, y, x = (float(at + d * radius) for at, d, radius in zip(middle, direction, body.radii, strict=True))
-    return z, y, x
+    for _ in range(TRIES):
+        direction = rng.normal(size=3)
+        direction *= rng.random() ** (1 / 3) * reach / np.linalg.norm(direction)
+        z, y, x = (float(at + d * radius) for at, d, radius in zip(middle, direction, body.radii, strict=True))
+        if body.in_lung((z, y, x), side=side):
+            return z, y, x
+    return middle
 
 
 def scanned(body: Body, rng: np.random.Generator, *, sharp: bool) -> np.ndarray:

