@@ -154,19 +154,24 @@ def draw_scan(scan: Scan, phantom: PhantomSettings) -> Body:
 
 
 def places(body: Body) -> list[dict[str, Any]]:
-    """Where each finding is: x, y, radius in pixels of a slice as it is shown, z_mm above the volume's lower face."""
+    """Where each finding is: x, y, radius in pixels of a slice as it is shown, and z_mm above the volume's lower face.
+
+    `z_reach_mm` is how far it reaches up and down from there.
+    """
     _, rows, columns = body.units.shape
     step_mm = _spacing(body)[0]
     found = []
     for name, mask in body.finds:
         z, y, x = (float(index.mean()) for index in np.nonzero(mask))
         area = mask.sum(axis=(1, 2)).max()
+        heights = np.flatnonzero(mask.any(axis=(1, 2)))
         found.append(
             {
                 "kind": name,
                 "x": round(columns - 1 - x, 1),  # shown with the patient's right side on the left
                 "y": round(rows - 1 - y, 1),
                 "z_mm": round((z + 0.5) * step_mm, 1),
+                "z_reach_mm": round((max(heights[-1] - z, z - heights[0]) + 0.5) * step_mm, 1),
                 "radius": round(float(np.sqrt(area / np.pi)), 1),
             }
         )
