@@ -78,6 +78,11 @@ class SliceChoice(Settings):
     )
     count: int = Field(12, ge=1, le=1024, description="Number of slices (multi, all).")
 
+    @property
+    def depth(self) -> int:
+        """Number of slices that the strategy gives."""
+        return {"anatomical": 6, "best": 1}.get(self.strategy, self.count)
+
 
 class Volumes(Settings):
     """How slices are made of CT volumes (formats `ct_rate`, `phantom_ct`, `phantom_ct_hybrid`)."""
@@ -331,6 +336,16 @@ class Model(Settings):
     head_hidden: int = Field(512, ge=1, description="Units of the hidden layer (head: mlp).")
     attention: Literal["none", "se", "cbam"] = Field(
         "none", description="Attention block on the feature map before pooling, reduction 16."
+    )
+    volume_pooling: Literal["mean", "max", "attention"] = Field(
+        "attention",
+        description="Volumes: how the features of the slices become those of the volume; attention is gated and "
+        "learned. Three-dimensional architectures pool none.",
+    )
+    slice_input: Literal["single", "triplet"] = Field(
+        "triplet",
+        description="Volumes: what the backbone sees of a slice: it alone, or with its neighbours among the chosen "
+        "slices as the other two channels (2.5D).",
     )
     training: dict[str, object] = Field(default_factory=dict, description="Overrides of `training`.")
 
