@@ -232,7 +232,7 @@ def _slice_hit(
     """
     if volume is None or volume.weights is None or cache.volumes is None or not lesions or not np.ptp(volume.weights):
         return None, None
-    shows: np.ndarray = slices_of(lesions, cache.volumes.slice_mm[row]).any(axis=0)
+    shows = np.asarray(slices_of(lesions, cache.volumes.slice_mm[row]).any(axis=0))
     return bool(shows[volume.weights.argmax()]), float(shows.mean())
 
 

@@ -86,8 +86,8 @@ def volume_problems(models: Mapping[str, Model], datasets: Mapping[str, Dataset]
         unread = [f"datasets.{dataset}" for dataset in images if architecture.input_problems(volumes=False)]
         if unread:
             problems.append(
-                f"models.{name}.architecture: {model.architecture} reads volumes alone, and {', '.join(unread)} holds "
-                "images; take an architecture of another family"
+                f"models.{name}.architecture: {model.architecture} reads volumes alone, but there are images in "
+                f"{', '.join(unread)}; take an architecture of another family"
             )
         idle = f"{model.architecture} reads a volume whole" if whole else "no dataset holds volumes"
         for key in VOLUME_KEYS if whole or len(images) == len(datasets) else ():

@@ -130,7 +130,7 @@ class VolumeBody(nn.Module):
     def _at_once(self, inputs: torch.Tensor) -> bool:
         """Whether the backbone takes all inputs in one pass: gradients or batch statistics need it, and exporters."""
         # To an exporter the batch has no size yet: asking for it would fix it.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(inputs) <= SLICES_PER_PASS:
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or len(inputs) <= SLICES_PER_PASS:
             return True
         wanted = torch.is_grad_enabled() and any(p.requires_grad for p in self.backbone.parameters())
         return wanted or any(module.training for module in self.backbone.modules())

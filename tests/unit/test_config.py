@@ -1000,8 +1000,8 @@ def test_a_network_is_built_for_the_slices_that_the_strategy_gives(strategy: str
 def test_a_network_of_volumes_reads_no_images() -> None:
     problem = only_problem(base(models__small={"architecture": "r3d_18"}))
     assert problem == (
-        "models.small.architecture: r3d_18 reads volumes alone, and datasets.eyes holds images; take an architecture "
-        "of another family"
+        "models.small.architecture: r3d_18 reads volumes alone, but there are images in datasets.eyes, "
+        "datasets.masters, datasets.drawn; take an architecture of another family"
     )
     content = volumes_study()
     content["models"]["small"] = {"architecture": "r3d_18"}
