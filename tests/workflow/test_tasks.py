@@ -91,7 +91,7 @@ def check_volumes(folder: Path, explained: list[dict], page: str) -> None:
         assert (folder / "tiny0" / "gradcam" / case["sheet"]).is_file()
         assert len(case["slice_weights"]) == case["n_slices"] >= case["slice"] >= 1
         assert abs(sum(case["slice_weights"]) - 1) < 1e-3
-    assert "then all of them; each bar is the slice's weight" in page
+    assert "then all of them; each bar is the slice" in page
     exported = json.loads((folder / "tiny0" / "export.json").read_text())
     assert exported["passed"] and exported["variants"][0]["inputs"]["shape"][0] == explained[0]["n_slices"]
     timing = json.loads((folder / "timing.json").read_text())
