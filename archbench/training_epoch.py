@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from archbench.augmentation import augment
+from archbench.augmentation import augment, augment_volumes
 from archbench.batches import to_batch
 from archbench.freezing import Stages, open_stages, set_trainable
 from archbench.losses.loss import LossFunction, mean_of
@@ -37,13 +37,15 @@ class TrainingData:
     """The cached inputs and the rows of both parts.
 
     Attributes:
-        images: Images, uint8, shape (N, S, S, 3), or features, float32, shape (N, F); memory-mapped.
+        images: Images, uint8, shape (N, S, S, 3), volumes, int16, shape (N, D, S, S), or features, float32, shape
+            (N, F), of slices (N, D, F); memory-mapped.
         clahe: The images after contrast equalisation, used for training alone; None without.
         train_rows, val_rows: Rows of the cache.
         train_targets, val_targets: Targets of these rows, float64, shape (n, L), NaN where unknown.
         num_classes: Length of the fixed class list.
         outputs: What the logits are: classes, labels, zones or value.
         class_names: Names of the classes of one zone, for the validation metric, which leaves out ungradable ones.
+        hu_window: Of volumes, the window in Hounsfield units; None: these are images.
     """
 
     images: np.ndarray
@@ -55,6 +57,12 @@ class TrainingData:
     num_classes: int
     outputs: str = "classes"
     class_names: tuple[str, ...] = ()
+    hu_window: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels; of features it means nothing."""
+        return int(self.images.shape[min(2, self.images.ndim - 1)])
 
 
 @dataclass(frozen=True)
@@ -156,8 +164,8 @@ def _update(
     """
     settings, loss, optimizer, scaler = trainer.settings, trainer.loss, trainer.optimizer, trainer.scaler
     targets = [torch.from_numpy(trainer.data.train_targets[p]).float().to(trainer.device) for p in passes]
-    size = trainer.data.images.shape[1]
-    mixes = [draw_mix(len(p), mixup=settings.mixup, cutmix=settings.cutmix, size=size, generator=draws) for p in passes]
+    size, mixing = trainer.data.size, {"mixup": settings.mixup, "cutmix": settings.cutmix}
+    mixes = [draw_mix(len(p), **mixing, size=size, generator=draws) for p in passes]
     weight = torch.stack([blend(m, loss.weights, t).sum() for m, t in zip(mixes, targets, strict=True)]).sum()
     total = torch.zeros((), device=trainer.device)
     optimizer.zero_grad(set_to_none=True)
@@ -187,7 +195,7 @@ def training_batch(
     data, settings = trainer.data, trainer.settings
     rows = data.train_rows[positions]
     images = to_batch(data.images, rows, trainer.device).float()
-    if images.ndim == 2:  # features of a frozen backbone
+    if images.ndim < 4:  # features of a frozen backbone
         return images
     if data.clahe is not None:
         chosen = np.flatnonzero(draws.random(len(rows)) < settings.clahe_probability)
@@ -195,6 +203,8 @@ def training_batch(
             picked = torch.from_numpy(chosen).to(trainer.device)
             images[picked] = to_batch(data.clahe, rows[chosen], trainer.device).float()
     flips = "both" if settings.flips == "auto" else settings.flips
-    images = augment(images, strength=settings.augmentation, flips=flips, generator=generator)
+    change = augment if data.hu_window is None else partial(augment_volumes, hu_window=data.hu_window)
+    images = change(images, strength=settings.augmentation, flips=flips, generator=generator)
     images = images if mix is None else mix.images(images)
-    return images.contiguous(memory_format=torch.channels_last) if settings.channels_last else images
+    by_channel = settings.channels_last and data.hu_window is None  # slices are no channels
+    return images.contiguous(memory_format=torch.channels_last) if by_channel else images

@@ -60,6 +60,7 @@ def _prepare(study: Study, arguments: argparse.Namespace) -> Prepared:
         missing_label=dataset.missing_label,
         exclude={role: tuple(values) for role, values in dataset.exclude.items()},
         intensity=dataset.preprocessing.intensity,
+        rescale=dataset.volumes.rescale if dataset.volumes else None,
         protocol=Protocol(**protocol),
         audit_settings=AuditSettings(**audit),
         threads=arguments.threads,
@@ -96,6 +97,7 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
         policy=LabelPolicy(**dataset.label_values.model_dump()),
         view=dataset.view,
         masks=dataset.masks,
+        metadata=dataset.metadata,
     )
 
 

@@ -32,7 +32,8 @@ class RawRow:
     `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself
     marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
     source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
-    about its values is odd but no fault; `mask` is the path of its mask.
+    about its values is odd but no fault; `mask` is the path of its mask; `declared` what a table says of a volume
+    beside its file (slope, intercept, spacing_mm).
     """
 
     file: str
@@ -48,6 +49,7 @@ class RawRow:
     labels: tuple[str, ...] = ()
     note: str | None = None
     mask: str | None = None
+    declared: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class PhantomSettings:
 class SourceSettings:
     """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
 
-    `csv`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are the label
-    columns to use where there are several; `view` is all, frontal or lateral.
+    `csv`, `metadata`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are
+    the label columns to use where there are several; `view` is all, frontal or lateral.
     """
 
     root: Path
@@ -111,6 +113,7 @@ class SourceSettings:
     policy: LabelPolicy = field(default_factory=LabelPolicy)
     view: str = "all"
     masks: str | None = None
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Reader:
     """A source format: `read` gives its rows.
 
     `labels` are its label columns or zones where they are fixed, `n_classes` its number of grades likewise;
-    `tasks` limits it to these tasks; `drawn` formats make their own images.
+    `tasks` limits it to these tasks; `drawn` formats make their own images; `volumes` formats read CT volumes.
     """
 
     read: Callable[[SourceSettings], Source]
@@ -127,6 +130,7 @@ class Reader:
     labels: tuple[str, ...] = ()
     n_classes: int | None = None
     drawn: bool = False
+    volumes: bool = False
 
 
 def clean_id(text: str) -> str:
