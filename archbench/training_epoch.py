@@ -172,7 +172,7 @@ def _update(
     for positions, mix, target in zip(passes, mixes, targets, strict=True):
         images = training_batch(trainer, positions, mix, draws, generator)
         with torch.autocast(trainer.device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
-            logits = trainer.forward(images)
+            logits = trainer.forward(images).float()  # losses lose digits in half precision
             values = blend(mix, partial(loss.cells, logits), target).sum()
         scaler.scale(mean_of(values, weight)).backward()
         total += values.detach()
