@@ -260,7 +260,10 @@ def spoil(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("choice", ["mean", "calibrated_mean", "greedy", "logistic", "attention", "mlp", "best base (large)"])
+CHOICES = ("mean", "calibrated_mean", "greedy", "logistic", "attention", "mlp", "best base (large)")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_an_ensemble_holds_its_members_and_their_weights(choice: str, desk: Desk, tmp_path: Path) -> None:
     decision = {**read_json(desk.path("ensemble", "decision.json")), "choice": choice, "labels": []}
     write_json(tmp_path / "decision.json", decision)
