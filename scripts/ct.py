@@ -105,6 +105,8 @@ def _add_recipe(group: Any) -> None:
     add("--progressive-unfreeze", action="store_true", default=None, help="stage by stage, from --unfreeze-epoch on")
     add("--unfreeze-epoch", type=int, help=f"epochs in which the backbone rests first (progressive: {UNFREEZE_EPOCH})")
     add("--use-attention", choices=["se", "cbam"], help="block before pooling (default: none)")
+    add("--volume-pooling", choices=["mean", "max", "attention"], help="over slices (default attention)")
+    add("--slice-input", choices=["single", "triplet"], help="a slice alone, or with its neighbours (default triplet)")
     add("--use-advanced-aug", action="store_true", default=None, help="strong augmentation, MixUp and CutMix")
     add("--batch-size", type=int, help="volumes per update, in passes of at most 4 (default 32)")
     add("--learning-rate", type=float, help="default 1e-4")
@@ -178,7 +180,8 @@ def _set_model(model: dict[str, Any], arguments: argparse.Namespace) -> None:
     if kind == "file" and file:  # Snakemake runs in --out-dir
         weights = f"file:{Path(file).resolve()}"
     keys = {"architecture": arguments.model, "weights": weights, "image_size": arguments.image_size}
-    keys["attention"] = arguments.use_attention
+    keys |= {"attention": arguments.use_attention, "volume_pooling": arguments.volume_pooling}
+    keys["slice_input"] = arguments.slice_input
     model |= {key: value for key, value in keys.items() if value is not None}
     if arguments.use_advanced_aug:
         training |= ADVANCED

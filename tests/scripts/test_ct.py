@@ -53,6 +53,8 @@ def test_without_flags_it_is_the_recipe_of_the_configuration(data_dir: Path) -> 
         (["--model", "resnet101"], "models.model.architecture", "resnet101"),
         (["--weights", "none"], "models.model.weights", "none"),
         (["--image-size", "96"], "models.model.image_size", 96),
+        (["--volume-pooling", "max"], "models.model.volume_pooling", "max"),
+        (["--slice-input", "single"], "models.model.slice_input", "single"),
         (["--use-attention", "se"], "models.model.attention", "se"),
         (["--use-attention", "cbam"], "models.model.attention", "cbam"),
         (["--loss-type", "bce"], "recipe.loss", "weighted_bce"),
