@@ -231,9 +231,10 @@ def test_another_number_of_slices_or_an_image_is_refused() -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "normalized"),
     [
-        ("resnet18", {"attention": "se", "head": "mlp"}, True),
+        ("custom1", {"attention": "se", "head": "mlp"}, True),
         ("custom1", {"pooling": "max", "slice_input": "single"}, False),
-        ("r3d_10", {}, True),
+        pytest.param("resnet18", {"attention": "cbam"}, True, marks=pytest.mark.slow),
+        pytest.param("r3d_10", {}, True, marks=pytest.mark.slow),
     ],
 )
 def test_onnx_takes_hounsfield_units_and_gives_the_same_logits(
