@@ -224,7 +224,8 @@ def _record(record: Mapping[str, Any] | None) -> list[str]:
     if not record or record.get("value") is None:
         return ["undefined", str((record or {}).get("reason") or "")]
     low, high = record.get("low"), record.get("high")
-    return [f"{record['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}"]
+    interval = str(record.get("reason") or "") if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return [f"{record['value']:.3f}", interval]
 
 
 def _metrics(facts: Facts) -> str:

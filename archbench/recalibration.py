@@ -100,7 +100,9 @@ def label_rows(source: OutOfFold, *, applied: Predictions, seed: int) -> tuple[P
     of_seed = rows.seed == seed
     if not of_seed.any():
         raise ValueError(f"no out-of-fold rows of seed {seed} (seeds: {np.unique(rows.seed).tolist()})")
-    return rows.select(of_seed), source.group[of_seed]
+    chosen = rows.select(of_seed)
+    certain = np.isin(chosen.targets, (0.0, 1.0))  # a soft target is what a policy made of an uncertain label
+    return chosen.having(targets=np.where(certain, chosen.targets, np.nan)), source.group[of_seed]
 
 
 def positive_patients(rows: Predictions) -> Array:
