@@ -55,6 +55,10 @@ SHARED = (
     "archbench.training_setup",
     "archbench.training_state",
     "archbench.training",
+    "archbench.mask_files",
+    "archbench.mask_pairs",
+    "archbench.mask_checks",
+    "archbench.mask_measurement",
     "archbench.image_cache",
     "archbench.cases",
     "archbench.starting",
@@ -118,6 +122,7 @@ STAGES = (
     "archbench.inference_timing",
     "archbench.ensemble",
     "archbench.comparison",
+    "archbench.mask_evaluation",
     "archbench.report",
 )
 BOARDS = ("archbench.leaderboard",)  # over finished studies: compares and shows them as the stages do
@@ -134,6 +139,7 @@ TORCH_FREE = (
     *("datasets", "preparation", "splits", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
+    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_evaluation"),
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots"),
