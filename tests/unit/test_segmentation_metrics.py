@@ -87,19 +87,37 @@ def test_hd95_agrees_with_all_distances_of_all_boundary_voxels(shape, seed):
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
 @pytest.mark.parametrize("shape", [(80, 30), (70, 15, 12)])  # several slabs
-def test_surface_dice_is_that_of_monai(shape):
+def test_surfaces_are_those_of_monai(shape, monkeypatch):
+    import monai.metrics.utils
     import torch
-    from monai.metrics import compute_surface_dice
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    monkeypatch.setattr(monai.metrics.utils, "has_scipy_kdtree", False)  # its distance transform: trees have crashed
 
     generator = np.random.default_rng(len(shape))
     spacing = [1.5, 0.7, 1.0][: len(shape)]
     truth, prediction = (ndimage.gaussian_filter(generator.normal(size=shape), 2) > 0.02 for _ in range(2))
-    masks = (torch.from_numpy(mask[None, None]).float() for mask in (prediction, truth))
+    masks = [torch.from_numpy(mask[None, None]).float() for mask in (prediction, truth)]
     expected = compute_surface_dice(
         *masks, class_thresholds=[1.6], include_background=True, spacing=spacing, use_subvoxels=True
     )
-    found = scores(truth, prediction, tuple(spacing), tolerance_mm=1.6).values["surface_dice"]
-    assert 0.1 < found < 0.95 and found == pytest.approx(float(expected), rel=1e-5)
+    distance = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
+    found = scores(truth, prediction, tuple(spacing), tolerance_mm=1.6).values
+    assert 0.1 < found["surface_dice"] < 0.95
+    assert found["surface_dice"] == pytest.approx(float(expected), rel=1e-5)
+    assert found["hd95_mm"] == pytest.approx(float(distance), rel=1e-5)
+
+
+def test_no_tree_of_points_is_built(monkeypatch):
+    import scipy.spatial
+
+    def crash(*_, **__):
+        raise AssertionError("building SciPy's tree of points has crashed processes with torch and OpenCV loaded")
+
+    for name in ("KDTree", "cKDTree"):
+        monkeypatch.setattr(scipy.spatial, name, crash)
+    monkeypatch.setattr("monai.metrics.utils.KDTree", crash)
+    assert scores(square(8), square(12)).values["hd95_mm"] == pytest.approx(4.0)
 
 
 def test_masks_at_the_border_have_a_surface_there():
