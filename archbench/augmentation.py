@@ -54,9 +54,31 @@ def augment(images: torch.Tensor, *, strength: str, flips: str, generator: torch
     if strength == "none":
         return images
     bounds = STRENGTHS[strength]
-    images = _move(images, bounds, flips, generator)
+    grid = _draw_grid(images, bounds, flips, generator)
+    images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     images = _recolour(images, bounds, generator)
     return _erase(images, bounds.erase, generator) if bounds.erase else images
+
+
+def augment_with_masks(
+    images: torch.Tensor, masks: torch.Tensor, *, strength: str, flips: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images as `augment` changes them, and their masks moved along; what comes from outside is background.
+
+    Args:
+        masks: Class indices, shape (B, H, W), any integer type; they are taken from the nearest pixel.
+    """
+    if strength == "none":
+        return images, masks
+    bounds = STRENGTHS[strength]
+    grid = _draw_grid(images, bounds, flips, generator)
+    images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = functional.grid_sample(
+        masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    images = _recolour(images, bounds, generator)
+    images = _erase(images, bounds.erase, generator) if bounds.erase else images
+    return images, moved[:, 0].round().to(masks.dtype)
 
 
 def _uniform(n: int, bound: float, generator: torch.Generator) -> torch.Tensor:
@@ -68,7 +90,8 @@ def _signs(n: int, active: bool, generator: torch.Generator) -> torch.Tensor:
     return signs if active else torch.ones(n)
 
 
-def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+def _draw_grid(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+    """Draw where each pixel of each image is taken from, shape (B, H, W, 2)."""
     n = len(images)
     angle = _uniform(n, math.radians(bounds.rotation_deg), generator)
     zoom = 1 + _uniform(n, bounds.scale, generator)
@@ -78,8 +101,7 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     entries = [horizontal * cos, -horizontal * sin, shift_x, vertical * sin, vertical * cos, shift_y]
     matrices = torch.stack(entries, dim=1).view(n, 2, 3).to(images.device)
-    grid = _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
 
 
 def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
@@ -98,7 +120,7 @@ def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Te
 
 
 def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:
-    """Change the images in place: they are the fresh ones of `_move`."""
+    """Change the images in place: they are the fresh ones of the resampling."""
     n = len(images)
 
     def factor(bound: float) -> torch.Tensor:

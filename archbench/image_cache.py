@@ -1,9 +1,9 @@
 """One memory-mapped cache of preprocessed images for every model, fold and seed.
 
 A cache is a folder named by its content: images.npy (N, S, S, C) uint8 RGB or gray, clahe.npy likewise if asked for,
-geometry.npy (N, 4) crop boxes, index.json. It is built in `<key>.partial`, where an interrupted build goes
-on, and gets its name only when every image is in it. It stands apart from images.py because those who read it
-need no decoder.
+masks.npy (N, S, S) class indices where masks are learned, geometry.npy (N, 4) crop boxes, index.json. It is built in
+`<key>.partial`, where an interrupted build goes on, and gets its name only when every image is in it. It stands apart
+from images.py because those who read it need no decoder.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archbench.artifacts import ArtifactError, read_json, write_json
+from archbench.mask_files import read_mask
 
 if TYPE_CHECKING:
     from archbench_predict.images import Preprocessing
@@ -36,7 +37,8 @@ class ImageCache:
     """Preprocessed images of a dataset, memory-mapped, in the order of `case_ids`.
 
     `images` and `clahe` are uint8, of shape (N, S, S, 3), RGB, or (N, S, S, 1), gray; `geometry` (N, 4) holds
-    x0, y0, x1, y1 of the crop box in source pixels (EXIF orientation applied).
+    x0, y0, x1, y1 of the crop box in source pixels (EXIF orientation applied). `masks` (N, S, S), uint8, are the
+    class indices of segmentation; None without.
     """
 
     images: np.ndarray
@@ -44,6 +46,7 @@ class ImageCache:
     geometry: np.ndarray
     case_ids: tuple[str, ...]
     size: int
+    masks: np.ndarray | None = None
 
     def rows(self, case_ids: Sequence[str]) -> np.ndarray:
         """The positions of `case_ids` in the arrays, shape (len(case_ids),).
@@ -68,13 +71,15 @@ def cache_key(
     preprocessing: Preprocessing,
     code: str,
     masks: Sequence[str | None] | None = None,
+    learned: bool = False,
 ) -> str:
     """The name of the cache: a hash of the files' content, the settings and the code that makes it.
 
     Args:
         masks: Content hash of each mask, None where there is none.
+        learned: Whether the masks themselves are kept.
     """
-    parts = [list(case_ids), list(sha256s), asdict(preprocessing), code]
+    parts = [list(case_ids), list(sha256s), asdict(preprocessing), code, *(["masks"] if learned else [])]
     content = json.dumps(parts if masks is None else [*parts, list(masks)])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
@@ -97,7 +102,9 @@ def open_cache(path: str | Path) -> ImageCache:
     )
     clahe = _open_array(folder / "clahe.npy", shape=images.shape, remedy=remedy) if index["clahe"] else None
     geometry = _open_array(folder / "geometry.npy", shape=(n, 4), remedy=remedy)
-    return ImageCache(images, clahe, np.array(geometry), tuple(index["case_ids"]), size)
+    learned = index.get("masks", False)
+    masks = _open_array(folder / "masks.npy", shape=(n, size, size), remedy=remedy) if learned else None
+    return ImageCache(images, clahe, np.array(geometry), tuple(index["case_ids"]), size, masks)
 
 
 def _depth(channels: str) -> int:
@@ -126,6 +133,7 @@ def build_cache(
     threads: int,
     code: str,
     masks: Sequence[str | None] | None = None,
+    learned: bool = False,
 ) -> Path:
     """The folder of the finished cache, built if it is not there; a second job waits and finds it done.
 
@@ -133,24 +141,31 @@ def build_cache(
         images: Image paths relative to `root`, in the order of `case_ids`.
         sha256s: Hashes of the files' bytes from the manifest; a file that has changed since is refused.
         code: Fingerprint of the code, part of the cache's name.
-        masks: Mask paths relative to `root`, None where an image has none; used for `mask_focus` alone.
+        masks: Mask paths relative to `root`, None where an image has none; used for `mask_focus`, or `learned`.
+        learned: The masks' values are class indices that are cached in the geometry of their images.
     Raises:
         ArtifactError: If an image is unreadable or has changed since the audit, or the disk is too small.
     """
     from filelock import FileLock
 
-    masks = None if preprocessing.mask_focus == "none" else masks
+    masks = None if preprocessing.mask_focus == "none" and not learned else masks
     hashes = None if masks is None else [mask and file_sha256(Path(root) / mask) for mask in masks]
-    key = cache_key(case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code, masks=hashes)
+    key = cache_key(
+        case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code, masks=hashes, learned=learned
+    )
     folder = Path(cache_dir) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{key}.lock")):
         if (folder / "index.json").is_file():
             print(f"image cache {key}: {len(case_ids)} images, already there", file=sys.stderr, flush=True)
             return folder
-        partial = _Partial.open(folder.with_name(f"{key}.partial"), n=len(case_ids), preprocessing=preprocessing)
+        partial = _Partial.open(
+            folder.with_name(f"{key}.partial"), n=len(case_ids), preprocessing=preprocessing, learned=learned
+        )
         try:
-            partial.fill(_maker(root, images, sha256s, preprocessing, max_pixels, masks), threads=threads)
+            partial.fill(
+                _maker(root, images, sha256s, preprocessing, max_pixels, masks, learned=learned), threads=threads
+            )
         finally:
             partial.close()
         write_json(
@@ -161,6 +176,7 @@ def build_cache(
                 "sha256": list(sha256s),
                 "code": code,
                 **asdict(preprocessing),
+                **({"masks": True} if learned else {}),
             },
         )
         (partial.folder / "done.npy").unlink()
@@ -185,11 +201,14 @@ def _maker(
     preprocessing: Preprocessing,
     max_pixels: int,
     masks: Sequence[str | None] | None = None,
+    *,
+    learned: bool = False,
 ) -> Callable[[int], tuple[Any, ...]]:
-    """A function that decodes and preprocesses the i-th image."""
+    """A function that decodes and preprocesses the i-th image: image, CLAHE image, box and, if learned, its mask."""
     import cv2
 
-    from archbench_predict.images import ImageError, decode, preprocess, read_image_file, read_mask
+    from archbench_predict.images import ImageError, decode, preprocess, read_image_file
+    from archbench_predict.images import read_mask as read_focus
 
     # The pool below is the parallelism; OpenCV's own threads on top of it only get in each other's way.
     cv2.setNumThreads(1)
@@ -202,15 +221,34 @@ def _maker(
                 raise ArtifactError(f"{path} has changed since the audit: run the rule prepare_dataset again")
             image = decode(data, max_pixels=max_pixels, intensity=preprocessing.intensity)
             mask = None
-            if masks is not None and masks[index] is not None:
-                mask = read_mask(Path(root) / str(masks[index]), shape=image.shape[:2], max_pixels=max_pixels)
+            if masks is not None and masks[index] is not None and not learned:
+                mask = read_focus(Path(root) / str(masks[index]), shape=image.shape[:2], max_pixels=max_pixels)
         except ImageError as error:
             raise ArtifactError(
                 f"{path}: {error}. The audit found nothing here; run the rule prepare_dataset again"
             ) from error
-        return preprocess(image, preprocessing, mask)
+        made = preprocess(image, preprocessing, mask)
+        if not learned or masks is None:
+            return made
+        return (*made, cached_mask(Path(root) / str(masks[index]), image.shape[:2], made[2], preprocessing.size))
 
     return make
+
+
+def cached_mask(path: Path, shape: tuple[int, int], box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """A mask of class indices in the geometry of its cached image, uint8, shape (size, size), by nearest neighbour.
+
+    Raises:
+        ArtifactError: If it hasn't the pixels of its image.
+    """
+    import cv2
+
+    labels = read_mask(path).labels
+    if labels.shape != shape:
+        raise ArtifactError(f"{path} has {labels.shape} pixels, its image {shape}: run the rule prepare_dataset again")
+    x0, y0, x1, y1 = box
+    cut = np.ascontiguousarray(labels[y0:y1, x0:x1]).astype(np.uint8)
+    return np.asarray(cv2.resize(cut, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 @dataclass
@@ -221,7 +259,7 @@ class _Partial:
     arrays: dict[str, np.memmap[Any, Any]]
 
     @classmethod
-    def open(cls, folder: Path, *, n: int, preprocessing: Preprocessing) -> _Partial:
+    def open(cls, folder: Path, *, n: int, preprocessing: Preprocessing, learned: bool = False) -> _Partial:
         """Go on with the arrays in `folder` if they are all there and fit; otherwise start over."""
         square = (n, preprocessing.size, preprocessing.size, _depth(preprocessing.channels))
         kinds: dict[str, tuple[tuple[int, ...], str]] = {
@@ -230,6 +268,8 @@ class _Partial:
         }
         if preprocessing.clahe is not None:
             kinds["clahe"] = (square, "|u1")
+        if learned:
+            kinds["masks"] = (square[:3], "|u1")
         kinds["done"] = ((n,), "|u1")
         try:
             arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in kinds}
@@ -259,11 +299,13 @@ class _Partial:
             try:
                 for start in range(0, len(pending), CHECKPOINT_IMAGES):
                     batch = pending[start : start + CHECKPOINT_IMAGES].tolist()
-                    for index, (image, clahe, box) in zip(batch, pool.map(make, batch), strict=True):
+                    for index, (image, clahe, box, *mask) in zip(batch, pool.map(make, batch), strict=True):
                         self.arrays["images"][index] = image
                         self.arrays["geometry"][index] = box
                         if clahe is not None:
                             self.arrays["clahe"][index] = clahe
+                        if mask:
+                            self.arrays["masks"][index] = mask[0]
                     self._checkpoint(batch)
                     report(start + len(batch))
             except BaseException:

@@ -44,10 +44,17 @@ class PatientDraws:
     weights: Array
 
 
-def draw_patients(results: Sequence[CaseResult], *, resamples: int, seed: int) -> PatientDraws:
-    """Draw the resamples that all tools and metrics share."""
+def draw_patients(
+    results: Sequence[CaseResult], *, resamples: int, seed: int, folds: Mapping[str, int] | None = None
+) -> PatientDraws:
+    """Draw the resamples that all tools and metrics share.
+
+    Args:
+        folds: Fold in which each case was tested; patients are drawn fold by fold.
+    """
     patients = np.array([result.patient for result in results])
-    drawn = patient_weights(patients, strata=np.zeros(len(patients), int), resamples=resamples, seed=seed)
+    strata = np.array([(folds or {}).get(result.case, 0) for result in results])
+    drawn = patient_weights(patients, strata=strata, resamples=resamples, seed=seed)
     return PatientDraws(np.searchsorted(drawn.patients, patients), drawn.weights.T.astype(np.float64))
 
 

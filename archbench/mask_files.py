@@ -57,6 +57,21 @@ def read_mask(path: Path, *, spacing_mm: Sequence[float] | None = None) -> Mask:
     return Mask(labels, _given_spacing(spacing_mm, labels.ndim), None)
 
 
+def read_image(path: Path) -> Mask:
+    """Read a NIfTI image whose values are intensities.
+
+    Raises:
+        MaskError: As `read_mask`, and if a value is NaN or infinite.
+    """
+    return _read_nifti(path, _finite)
+
+
+def _finite(values: Array) -> Array:
+    if values.dtype.kind == "f" and (lost := int(np.count_nonzero(~np.isfinite(values)))):
+        raise MaskError(f"{lost} voxels are NaN or infinite: export the image again, they can't be guessed")
+    return values
+
+
 def read_picture(path: Path) -> Array:
     """The gray values of an image that masks are drawn over, any number type, axes as `read_mask` has them."""
     if suffix_of(path.name) in NIFTI:

@@ -43,15 +43,18 @@ def measure(
     tolerance_mm: float,
     workers: int,
     progress: Callable[[int, str], None],
+    spacings_mm: Mapping[str, tuple[float, ...]] | None = None,
 ) -> list[CaseResult]:
     """Score all cases, one at a time in each process, in the order of `cases`.
 
     Args:
         scored: Name of each structure and its label; None is every value but 0.
         spacing_mm: Of files that don't say their own.
+        spacings_mm: The same by case, where they differ.
         progress: Called with the number of finished cases and the last one's name.
     """
-    jobs = [_Job(case, scored, spacing_mm, tolerance_mm) for case in cases]
+    of_case = spacings_mm or {}
+    jobs = [_Job(case, scored, of_case.get(case.name, spacing_mm), tolerance_mm) for case in cases]
     found: dict[str, CaseResult] = {}
     for result in _results(jobs, min(workers, len(jobs))):
         found[result.case] = result
@@ -104,12 +107,19 @@ def tools(results: Sequence[CaseResult]) -> list[str]:
     return list(results[0].scores)
 
 
-def case_table(results: Sequence[CaseResult]) -> str:
-    """Return one row per tool, case and structure as CSV; an undefined value is empty and has its reason."""
+def case_table(
+    results: Sequence[CaseResult], more: Mapping[tuple[str, str], Mapping[str, object]] | None = None
+) -> str:
+    """Return one row per tool, case and structure as CSV; an undefined value is empty and has its reason.
+
+    Args:
+        more: Further columns by tool and case, the same for all.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     unit = size_unit(results)
     head = ["model", "case", "patient", "label", *MASK_METRICS, f"truth_{unit}", f"predicted_{unit}", "undefined"]
+    head += list(next(iter(more.values()))) if more else []
     writer.writerow(head)
     for tool in tools(results):
         for result in results:
@@ -120,7 +130,8 @@ def case_table(results: Sequence[CaseResult]) -> str:
                 for metric, reason in found.reasons.items():
                     reasons.setdefault(reason, []).append(metric)
                 words = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-                writer.writerow([tool, result.case, result.patient, name, *values, *sizes, words])
+                rest = list(more[tool, result.case].values()) if more else []
+                writer.writerow([tool, result.case, result.patient, name, *values, *sizes, words, *rest])
     return buffer.getvalue()
 
 

@@ -230,7 +230,7 @@ def _audit_summary(
 
 
 def _label_summary(found: Audit, kind: _Kind, patients: np.ndarray) -> dict[str, Any]:
-    if kind.outputs == "labels":
+    if kind.outputs in ("labels", "masks"):
         return label_summary(kind.targets(found), patients, labels=kind.labels)
     if kind.outputs == "zones":
         graded = [name for name in kind.classes if name != UNGRADABLE]
@@ -280,6 +280,9 @@ def _manifest(found: Audit, kind: _Kind) -> pa.Table:
     columns = dict(zip(kind.labels, kind.targets(found).T, strict=True))
     type_of = pa.int8() if kind.outputs == "classes" else pa.float32()
     masks = {"mask": pa.array([case.raw.mask for case in cases], pa.string())} if any(c.raw.mask for c in cases) else {}
+    if any(case.raw.spacing_mm for case in cases):
+        for k, name in enumerate(("row_mm", "column_mm")):
+            masks[name] = pa.array([case.raw.spacing_mm and case.raw.spacing_mm[k] for case in cases], pa.float64())
     return pa.table(
         {
             "case_id": pa.array([case.case_id for case in cases], pa.string()),

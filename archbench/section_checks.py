@@ -8,8 +8,8 @@ from typing import Any
 
 from archbench.model_checks import RESERVED_MODEL_NAMES
 from archbench.registry import suggest
-from archbench.settings import Compute, Ensemble, Evaluation, Inference, StackingNetwork
-from archbench.study_blocks import valid_block
+from archbench.settings import Compute, Dataset, Ensemble, Evaluation, Inference, Model, Protocol, StackingNetwork
+from archbench.study_blocks import architecture_of, valid_block
 
 
 def threshold_problems(evaluation: Any) -> list[str]:
@@ -45,6 +45,26 @@ def inference_problems(inference: Any) -> list[str]:
         values = getattr(settings, key)
         repeated = sorted({str(value) for value in values if values.count(value) > 1})
         problems += [f"inference.{key}: {value} is repeated; name it once" for value in repeated]
+    return problems
+
+
+def segmentation_problems(datasets: Mapping[str, Dataset], models: Mapping[str, Model], protocol: Any) -> list[str]:
+    """Return what of a study doesn't go with masks: other tasks beside them, networks for pictures, several seeds."""
+    learned = [name for name, dataset in datasets.items() if dataset.task == "segmentation"]
+    problems = []
+    for name, model in models.items():
+        architecture = architecture_of(model.architecture)
+        if architecture is not None and architecture.masks != bool(learned) and datasets:
+            fitting = "unet, segformer_b0 or decoder:<timm name>" if learned else "a network that classifies pictures"
+            task = "the task segmentation" if learned else "a task without masks"
+            problems.append(f"models.{name}.architecture: {model.architecture} doesn't serve {task}; use {fitting}")
+    if not learned:
+        return problems
+    if len(datasets) > 1:
+        problems.append("datasets: a study of segmentation has one dataset; make one study of each")
+    settings = valid_block(protocol, Protocol)
+    if settings is not None and len(settings.seeds) > 1:
+        problems.append("protocol.seeds: segmentation is trained with one seed for now; name one")
     return problems
 
 

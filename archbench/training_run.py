@@ -112,4 +112,5 @@ def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> Training
         num_classes=len(cases.class_names),
         outputs=TASKS[task].outputs,
         class_names=cases.class_names,
+        masks=cases.cache.masks if TASKS[task].outputs == "masks" else None,
     )

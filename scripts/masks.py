@@ -22,21 +22,12 @@ from typing import Any
 
 from archbench.artifacts import provenance, write_json, write_text
 from archbench.command_line import run
-from archbench.comparison import compare_scores
 from archbench.mask_checks import Labels, usable_cases
-from archbench.mask_evaluation import (
-    PatientDraws,
-    draw_patients,
-    examples,
-    structures_of,
-    summarise,
-    tool_scores,
-    warnings_of,
-)
+from archbench.mask_evaluation import examples, warnings_of
 from archbench.mask_files import suffix_of
-from archbench.mask_measurement import CaseResult, case_table, measure, size_unit
+from archbench.mask_measurement import CaseResult, case_table, measure
 from archbench.mask_pairs import MaskCase, Problem, image_of, list_masks, missing_images, pair_masks, read_patients
-from archbench.metrics.segmentation import MASK_METRICS
+from archbench.mask_summary import Resampling, mask_summary
 from archbench.report.mask_page import render_mask_page
 from archbench.report.mask_pictures import write_overlay
 from archbench.report.mask_tables import pairs_csv, results_csv, to_text
@@ -126,8 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         workers=args.workers,
         progress=progress_of(len(cases), every=args.verbose),
     )
-    drawn = draw_patients(results, resamples=args.resamples, seed=args.seed)
-    summary = summary_of(args, folders, labels, problems, results, drawn)
+    summary = summary_of(args, folders, labels, problems, results)
     overlays = draw_overlays(args, cases, labels, results)
     output = args.output_dir
     write_text(output / "per_case.csv", case_table(results))
@@ -191,15 +181,13 @@ def summary_of(
     labels: Labels,
     problems: Sequence[Problem],
     results: Sequence[CaseResult],
-    drawn: PatientDraws,
 ) -> dict[str, Any]:
     """The content of summary.json."""
-    structures, n_patients = structures_of(results), len(drawn.weights)
-    pairs = compare_all(args, results, structures)
-    primary = pairs[structures[0]]["dice"]
     failed = {tool: len(lost_cases(problems, tool)) for tool in folders}
     total = len(results) + len(lost_cases(problems, *folders))
     name = args.output_dir.resolve().name
+    drawing = Resampling(args.resamples, args.comparison_resamples, args.confidence, args.seed, args.delta)
+    found = mask_summary(results, drawing, failed=failed, total=total)
     return {
         "provenance": provenance(
             study=name, dataset=args.seg_dir.name, model=None, config_hash=digest(args.command), code="front end"
@@ -218,18 +206,11 @@ def summary_of(
             "comparison_resamples": args.comparison_resamples,
             "seed": args.seed,
         },
-        "n_cases": len(results),
-        "n_patients": n_patients,
-        "size_unit": size_unit(results),
-        "structures": structures,
-        "order": [row["model"] for row in primary["models"]],
-        "models": summarise(results, failed=failed, total=total, drawn=drawn, confidence=args.confidence),
-        "comparison": {"dice": primary},
-        "pairs": {of: {name: found["pairs"] for name, found in by.items()} for of, by in pairs.items()},
+        **found,
         "failures": [vars(problem) for problem in problems],
         "warnings": [
-            *warnings_of(results, n_patients=n_patients, patients_given=args.patients is not None),
-            *primary["warnings"],
+            *warnings_of(results, n_patients=found["n_patients"], patients_given=args.patients is not None),
+            *found["warnings"],
             *spacing_note(args, results),
         ],
     }
@@ -238,27 +219,6 @@ def summary_of(
 def lost_cases(problems: Sequence[Problem], *tools: str) -> set[str]:
     """Cases that can't be scored for one of these tools: its own masks, the truth or the patient are at fault."""
     return {problem.case for problem in problems if problem.case and problem.source in (*tools, "truth", "patients")}
-
-
-def compare_all(
-    args: argparse.Namespace, results: Sequence[CaseResult], structures: Sequence[str]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every pair of tools by structure and metric, on the same resampled patients."""
-    drawn = draw_patients(results, resamples=args.comparison_resamples, seed=args.seed)
-    return {
-        structure: {
-            name: compare_scores(
-                tool_scores(results, structure=structure, metric=name, drawn=drawn),
-                primary=name,
-                metric=metric,
-                confidence=args.confidence,
-                delta=args.delta,
-                warnings=[],
-            )
-            for name, metric in MASK_METRICS.items()
-        }
-        for structure in structures
-    }
 
 
 def spacing_note(args: argparse.Namespace, results: Sequence[CaseResult]) -> list[str]:

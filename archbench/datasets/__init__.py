@@ -32,7 +32,8 @@ class RawRow:
     `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself
     marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
     source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
-    about its values is odd but no fault; `mask` is the path of its mask.
+    about its values is odd but no fault; `mask` is the path of its mask, `spacing_mm` the distance of its rows and of
+    its columns.
     """
 
     file: str
@@ -48,6 +49,7 @@ class RawRow:
     labels: tuple[str, ...] = ()
     note: str | None = None
     mask: str | None = None
+    spacing_mm: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,19 @@ class LabelPolicy:
 
 
 @dataclass(frozen=True)
+class MaskSettings:
+    """What masks mean and how volumes become slices; the fields are those of the study's `segmentation`."""
+
+    structures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spacing_mm: float | None = None
+    window: tuple[float, float] | None = None
+    slice_step: int = 1
+    blocks: int = 0
+    block_gap: int = 0
+    max_cases: int = 0
+
+
+@dataclass(frozen=True)
 class PhantomSettings:
     """How many phantom patients to draw (two eyes each), how large (pixels), and from which seed."""
 
@@ -97,7 +112,8 @@ class SourceSettings:
     """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
 
     `csv`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are the label
-    columns to use where there are several; `view` is all, frontal or lateral.
+    columns to use where there are several; `view` is all, frontal or lateral. `work` is a folder for what a reader
+    converts, since the source is read-only.
     """
 
     root: Path
@@ -111,6 +127,9 @@ class SourceSettings:
     policy: LabelPolicy = field(default_factory=LabelPolicy)
     view: str = "all"
     masks: str | None = None
+    segmentation: MaskSettings = field(default_factory=MaskSettings)
+    work: Path | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)

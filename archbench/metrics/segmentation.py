@@ -152,8 +152,8 @@ def _surfaces(truth: Array, prediction: Array, spacing_mm: Sequence[float], tole
     box = _box(truth | prediction)
     true, said = (np.pad(mask[box], 1) for mask in (truth, prediction))
     spacing = np.array(spacing_mm, dtype=np.float64)
-    boundaries = [_Surface(mask.shape, np.argwhere(mask & ~binary_erosion(mask))) for mask in (true, said)]
-    directed = (np.quantile(distances, 0.95) for distances in _distances(*boundaries, spacing))
+    surfaces = (_Surface(mask.shape, np.argwhere(mask & ~binary_erosion(mask))) for mask in (true, said))
+    directed = (np.quantile(distances, 0.95) for distances in _distances(*surfaces, spacing=spacing))
     hd95 = max(float(value) for value in directed)
     return hd95, _surface_dice(_elements(true, said, spacing), spacing, tolerance_mm)
 
@@ -178,7 +178,7 @@ class _Surface:
         return np.asarray(np.sqrt((apart**2).sum(axis=1)))
 
 
-def _distances(true: _Surface, said: _Surface, spacing: Array) -> tuple[Array, Array]:
+def _distances(true: _Surface, said: _Surface, *, spacing: Array) -> tuple[Array, Array]:
     """Distance of each point of either surface to the other one, mm."""
     return said.distances_from(true.places, spacing), true.distances_from(said.places, spacing)
 
@@ -209,7 +209,7 @@ def _elements(true: Array, said: Array, spacing: Array) -> tuple[_Surface, _Surf
 def _surface_dice(surfaces: tuple[_Surface, _Surface], spacing: Array, tolerance_mm: float) -> float:
     """Share of the area of both surfaces that lies within the tolerance of the other one."""
     near = total = 0.0
-    for surface, distances in zip(surfaces, _distances(*surfaces, spacing), strict=True):
+    for surface, distances in zip(surfaces, _distances(*surfaces, spacing=spacing), strict=True):
         areas = np.asarray(surface.areas, dtype=np.float64)
         near += float(areas[distances <= tolerance_mm * (1 + TIE)].sum())
         total += float(areas.sum())

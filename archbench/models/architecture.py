@@ -86,6 +86,7 @@ class Architecture:
         demands: Why it can't start from random or ImageNet weights; empty if it can.
         renames: Pattern and replacement of tensor names in files of other tools.
         requires: Optional Python package that it is built with, and the extra that installs it.
+        masks: Whether it gives logits of every pixel (task segmentation) instead of the picture's.
     """
 
     build: Builder
@@ -105,6 +106,7 @@ class Architecture:
     demands: str = ""
     renames: tuple[tuple[str, str], ...] = ()
     requires: tuple[str, str] | None = None
+    masks: bool = False
 
     def cam_layer_at(self, size: int) -> str:
         """Return the deepest layer whose map has 7 cells a side at this input size, as at 224 px; else the finest."""

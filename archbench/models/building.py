@@ -55,7 +55,7 @@ class NormalizedNetwork(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K) of pixels 0-255, shape (B, C, image_size, image_size)."""
+        """Return logits (B, K), of segmentation (B, K, H, W), of pixels 0-255, shape (B, C, image_size, image_size)."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"built for {self.image_size} px, got images of shape {tuple(images.shape)}")
         logits: torch.Tensor = self.network(self.normalize(images))
@@ -93,8 +93,8 @@ def build_network(
     if problems:
         raise ValueError(f"{architecture}: {problems[0]}")
     network = entry.build(num_classes=num_classes, image_size=image_size, drop_path=drop_path, in_channels=in_channels)
-    last = replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout)
-    _start_head_small(last)
+    if not entry.masks:
+        _start_head_small(replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout))
     blocks = () if attention == "none" else (add_attention(network, attention),)
     return NormalizedNetwork(
         network,

@@ -10,20 +10,33 @@ from typing import TYPE_CHECKING, Any
 from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.labels import format_interval, format_value
 from archbench.report.mask_pictures import COLOURS
+from archbench.report.mask_study import MaskStudy
 from archbench.report.mask_tables import detection_table, pairs_table, results_table, success_table
 from archbench.report.page import TEMPLATES
+
+GIVEN = (
+    "Masks were paired with the truth by exact case id. Inference seconds and memory of the tools are not known here: "
+    "the masks were given.",
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 
-def render_mask_page(summary: Mapping[str, Any], overlays: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def render_mask_page(
+    summary: Mapping[str, Any],
+    overlays: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    study: MaskStudy | None = None,
+) -> str:
     """Return the page as HTML; every text from data is escaped by the template.
 
     Args:
         summary: The content of summary.json.
         overlays: tool, kind, case, dice, file and note of each picture.
         folder: Where the pictures lie.
+        study: Of models that were trained here; None for given masks.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -36,7 +49,8 @@ def render_mask_page(summary: Mapping[str, Any], overlays: Sequence[Mapping[str,
         environment.get_template("masks.html.j2").render(
             summary=summary,
             answer=answer(summary),
-            methods=methods(summary["settings"]),
+            methods=[*(study.methods if study else GIVEN), *methods(summary["settings"])],
+            study=study,
             forest=render(forest_panel(summary)),
             results=results_table(summary, first, caption=_caption(summary, first)),
             by_label=[results_table(summary, name, caption=_caption(summary, name)) for name in others],
@@ -119,16 +133,16 @@ def _picture(entry: Mapping[str, Any], folder: Path) -> Picture:
 def methods(settings: Mapping[str, Any]) -> list[str]:
     """How the numbers were made, in sentences."""
     return [
-        "Masks were paired with the truth by exact case id and compared voxel by voxel. A case's value over all "
+        "Masks were compared with the truth voxel by voxel. A case's value over all "
         "labels is the mean over the labels with a value, a patient's the mean over the cases, and the result the "
         "mean over the patients.",
         "Truth and prediction empty: Dice, IoU, sensitivity and distances are undefined and the case is a true "
         "negative of the detection table. Truth empty only: undefined, and a false positive with its size. "
         "Prediction empty only: Dice, IoU, sensitivity and surface Dice are 0 and HD95 is the diagonal of the image.",
         f"HD95 and surface Dice (tolerance {settings['tolerance_mm']:g} mm, boundary elements weighed by area) are "
-        "those of MONAI; HD95 is the larger of the two directed 95 % quantiles over boundary voxels.",
+        "those of MONAI, with exact distances; HD95 is the larger of the two directed 95 % quantiles over boundary "
+        "voxels.",
         f"Intervals are percentiles of {settings['resamples']} draws of the patients, p values of "
         f"{settings['comparison_resamples']} draws that all tools share, corrected after Holm over all pairs. "
         "Dice is the primary metric; only it has a verdict. Differences that are not significant are not called equal.",
-        "Inference seconds and memory of the tools are not known here: the masks were given.",
     ]

@@ -96,6 +96,22 @@ def success_table(summary: Mapping[str, Any]) -> Table:
     return Table("success", "Cases that could be used; tools are compared on those all have.", columns, rows)
 
 
+def inference_table(summary: Mapping[str, Any]) -> Table:
+    """What predicting the masks took."""
+    columns = [
+        Column("Masks", numeric=False),
+        Column("Seconds per image", "network alone, in batches, mean over the test cases"),
+        Column("Peak memory (MiB)", "of the whole process, or of the GPU"),
+    ]
+    rows = []
+    for tool in summary["order"]:
+        found = summary["models"][tool]
+        seconds, memory = found["inference_seconds"], found["peak_memory_mib"]
+        told = number_cell(memory, format_value(memory, 0), reason="this system doesn't tell")
+        rows.append([Cell(tool, tool.lower()), Cell(format_value(seconds, 4), seconds), told])
+    return Table("inference", "Predicting the test masks with torch.", columns, rows, sortable=True)
+
+
 def results_csv(summary: Mapping[str, Any]) -> str:
     """One row per tool, label and metric."""
     keys = ("value", "low", "high", "sd", "min", "median", "max", "n_cases", "n_patients", "undefined_cases", "reason")

@@ -18,6 +18,8 @@ NUMERICS = ("archbench.resampling",)  # arrays in, arrays out: nothing of ours i
 CONFIGURATION = (
     "archbench.tasks",
     "archbench.artifacts",
+    "archbench.mask_files",
+    "archbench.mask_pairs",
     "archbench.checksums",
     "archbench.hub",
     "archbench.settings",
@@ -53,10 +55,9 @@ SHARED = (
     "archbench.features",
     "archbench.training_epoch",
     "archbench.training_setup",
+    "archbench.mask_validation",
     "archbench.training_state",
     "archbench.training",
-    "archbench.mask_files",
-    "archbench.mask_pairs",
     "archbench.mask_checks",
     "archbench.mask_measurement",
     "archbench.image_cache",
@@ -108,6 +109,10 @@ SHARED = (
     "archbench.ensemble_diagnostics",
     "archbench.ensemble_choice",
     "archbench.ensemble_record",
+    "archbench.comparison",
+    "archbench.mask_evaluation",
+    "archbench.mask_summary",
+    "archbench.mask_parity",
 )
 STAGES = (
     "archbench.preparation",
@@ -121,8 +126,7 @@ STAGES = (
     "archbench.onnx_variants",
     "archbench.inference_timing",
     "archbench.ensemble",
-    "archbench.comparison",
-    "archbench.mask_evaluation",
+    "archbench.mask_prediction",
     "archbench.report",
 )
 BOARDS = ("archbench.leaderboard",)  # over finished studies: compares and shows them as the stages do
@@ -139,7 +143,7 @@ TORCH_FREE = (
     *("datasets", "preparation", "splits", "cases", "image_cache", "audit", "fingerprint", "registry"),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
-    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_evaluation"),
+    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_evaluation", "mask_summary", "mask_parity"),
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots"),
