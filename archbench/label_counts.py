@@ -84,6 +84,9 @@ def label_warnings(targets: np.ndarray, *, outputs: str, labels: Sequence[str]) 
     """Return what a reader should know before training on these labels."""
     if outputs not in ("labels", "masks"):
         return []
+    if outputs == "masks":
+        lacking = [name for k, name in enumerate(labels) if not (targets[:, k] == 1).any()]
+        return [f"no mask holds {', '.join(lacking)}: their metrics will be undefined"] if lacking else []
     warnings = []
     for word, value in (("positive", 1), ("negative", 0)):
         lacking = [name for k, name in enumerate(labels) if not (targets[:, k] == value).any()]

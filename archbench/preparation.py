@@ -283,6 +283,9 @@ def _manifest(found: Audit, kind: _Kind) -> pa.Table:
     if any(case.raw.spacing_mm for case in cases):
         for k, name in enumerate(("row_mm", "column_mm")):
             masks[name] = pa.array([case.raw.spacing_mm and case.raw.spacing_mm[k] for case in cases], pa.float64())
+    if any(case.raw.volume for case in cases):
+        masks["volume"] = pa.array([case.raw.volume for case in cases], pa.string())
+        masks["slice_mm"] = pa.array([case.raw.slice_mm for case in cases], pa.float64())
     return pa.table(
         {
             "case_id": pa.array([case.case_id for case in cases], pa.string()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from archbench.config import Study, load_study
 from archbench.mask_evaluation import examples, warnings_of
 from archbench.mask_measurement import CaseResult, case_table, measure
 from archbench.mask_pairs import MaskCase
+from archbench.mask_stacks import write_stack
 from archbench.mask_summary import Resampling, mask_summary
 from archbench.report.mask_pictures import write_overlay
 from archbench.report.mask_tables import pairs_csv, results_csv, to_text
@@ -26,6 +28,7 @@ from archbench.report.mask_tables import pairs_csv, results_csv, to_text
 if TYPE_CHECKING:
     import argparse
 
+PROGRESS_CASES = 50
 PHANTOM = "phantom data: drawn by the program, with known truth; not a result about patients"
 ONE_SEED = "one seed: how much another training of the same network would differ was not estimated"
 IN_PIXELS = "no spacing is known: 1 mm per pixel was taken, distances and sizes are in pixels"
@@ -39,7 +42,7 @@ class Tested:
         cases: With the mask file of each model.
         images, spacings_mm: By case; without a spacing there is none.
         folds: Fold in which a case was tested.
-        costs: Inference seconds by model and case.
+        seconds: Of inference, by model and case.
         memory_mib: Peak memory of each model's prediction job.
     """
 
@@ -47,7 +50,7 @@ class Tested:
     images: dict[str, Path]
     spacings_mm: dict[str, tuple[float, ...]]
     folds: dict[str, int]
-    costs: dict[tuple[str, str], dict[str, Any]]
+    seconds: dict[tuple[str, str], float]
     memory_mib: dict[str, float | None]
     structures: tuple[str, ...]
     phantom: bool
@@ -58,27 +61,38 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     label_progress(f"score {arguments.dataset}")
     study, output = load_study(arguments.study), Path(arguments.output)
-    tested = read_tested(Path(arguments.manifest), dict(zip(arguments.models, arguments.masks, strict=True)))
-    tolerance = _tolerance(study, arguments.dataset)
-    scored = {name: index for index, name in enumerate(tested.structures, start=1)}
-    results = measure(
-        tested.cases,
-        scored=scored,
-        spacing_mm=None,
-        spacings_mm=tested.spacings_mm,
-        tolerance_mm=tolerance,
-        workers=arguments.threads,
-        progress=lambda done, case: None if done % 50 else print(f"{done} cases scored", file=sys.stderr, flush=True),
-    )
-    summary = _summary(study, arguments, tested, results, tolerance)
-    summary["overlays"] = draw_overlays(output, tested, scored, results)
-    write_text(output / "per_case.csv", case_table(results, tested.costs))
+    folders = dict(zip(arguments.models, arguments.masks, strict=True))
+    with tempfile.TemporaryDirectory(prefix="archbench-masks-") as scratch:
+        tested = read_tested(Path(arguments.manifest), folders, Path(scratch))
+        tolerance = _tolerance(study, arguments.dataset)
+        scored = {name: index for index, name in enumerate(tested.structures, start=1)}
+        results = measure(
+            tested.cases,
+            scored=scored,
+            spacing_mm=None,
+            spacings_mm=tested.spacings_mm,
+            tolerance_mm=tolerance,
+            workers=arguments.threads,
+            progress=_progress,
+        )
+        summary = _summary(study, arguments, tested, results, tolerance)
+        summary["overlays"] = draw_overlays(output, tested, scored, results)
+    more = {
+        key: {"fold": tested.folds[key[1]], "inference_seconds": f"{value:.4g}"}
+        for key, value in tested.seconds.items()
+    }
+    write_text(output / "per_case.csv", case_table(results, more))
     write_text(output / "results.csv", results_csv(summary))
     write_text(output / "comparison.csv", pairs_csv(summary))
     write_text(output / "comparison.txt", to_text(summary))
     write_json(output / "summary.json", summary)
     print(to_text(summary))
     return 0
+
+
+def _progress(done: int, case: str) -> None:
+    if not done % PROGRESS_CASES:
+        print(f"{done} cases scored, last {case}", file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -98,9 +112,11 @@ def _tolerance(study: Study, dataset: str) -> float:
     return 2.0 if given is None else given.tolerance_mm
 
 
-def read_tested(manifest: Path, folders: Mapping[str, str]) -> Tested:
-    """Join the manifest and the masks of every model by case.
+def read_tested(manifest: Path, folders: Mapping[str, str], scratch: Path) -> Tested:
+    """Join the manifest and the masks of every model by case; slices become the volumes that they were cut from.
 
+    Args:
+        scratch: Folder for the volumes.
     Raises:
         ArtifactError: If the models were tested on different cases.
     """
@@ -112,32 +128,46 @@ def read_tested(manifest: Path, folders: Mapping[str, str]) -> Tested:
         if set(found) != set(masks[first]):
             raise ArtifactError(f"{model} and {first} were not tested on the same cases: run the rule segment again")
     root = Path(metadata["root"])
-    rows = {
-        row["case_id"]: row for row in table.drop_columns(["lesions"]).to_pylist() if row["case_id"] in masks[first]
-    }
-    measured = [case for case, row in rows.items() if row.get("row_mm")]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(table.drop_columns(["lesions"]).to_pylist(), key=lambda row: row["case_id"]):
+        if row["case_id"] in masks[first]:
+            groups.setdefault(row.get("volume") or row["case_id"], []).append(row)
+
+    def file(name: str, kind: str, paths: list[Path]) -> Path:
+        return write_stack(scratch / kind / f"{name}.tif", paths) if len(paths) > 1 else paths[0]
+
+    def of_model(name: str, model: str) -> Path:
+        paths = [Path(folders[model]) / masks[model][row["case_id"]]["file"] for row in groups[name]]
+        return file(name, f"model-{model}", paths)
+
     return Tested(
         cases=[
             MaskCase(
-                name=case,
-                patient=row["patient_id"],
-                truth=root / row["mask"],
-                predictions={model: Path(folders[model]) / masks[model][case]["file"] for model in masks},
+                name=name,
+                patient=rows[0]["patient_id"],
+                truth=file(name, "truth", [root / row["mask"] for row in rows]),
+                predictions={model: of_model(name, model) for model in masks},
             )
-            for case, row in sorted(rows.items())
+            for name, rows in groups.items()
         ],
-        images={case: root / row["image"] for case, row in rows.items()},
-        spacings_mm={case: (rows[case]["row_mm"], rows[case]["column_mm"]) for case in measured},
-        folds={case: int(masks[first][case]["fold"]) for case in rows},
-        costs={
-            (model, case): {"fold": entry["fold"], "inference_seconds": f"{entry['seconds']:.4g}"}
-            for model, found in masks.items()
-            for case, entry in found.items()
+        images={name: file(name, "images", [root / row["image"] for row in rows]) for name, rows in groups.items()},
+        spacings_mm={name: _spacing(rows) for name, rows in groups.items() if rows[0].get("row_mm")},
+        folds={name: int(masks[first][rows[0]["case_id"]]["fold"]) for name, rows in groups.items()},
+        seconds={
+            (model, name): sum(masks[model][row["case_id"]]["seconds"] for row in rows)
+            for model in masks
+            for name, rows in groups.items()
         },
         memory_mib={model: index["peak_memory_mib"] for model, index in indices.items()},
         structures=tuple(metadata["labels"]),
         phantom=bool(metadata.get("phantom")),
     )
+
+
+def _spacing(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Along the axes of a case's mask: rows and columns, of several slices these before them."""
+    plane = (rows[0]["row_mm"], rows[0]["column_mm"])
+    return plane if len(rows) == 1 else (rows[0]["slice_mm"], *plane)
 
 
 def _summary(
@@ -155,7 +185,7 @@ def _summary(
     )
     found = mask_summary(results, drawing, failed={}, total=len(results))
     for model, entry in found["models"].items():
-        seconds = [float(cost["inference_seconds"]) for (of, _), cost in tested.costs.items() if of == model]
+        seconds = [value for (of, _), value in tested.seconds.items() if of == model]
         entry |= {"inference_seconds": sum(seconds) / len(seconds), "peak_memory_mib": tested.memory_mib[model]}
     warnings = [PHANTOM] if tested.phantom else []
     warnings += [

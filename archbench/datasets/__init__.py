@@ -33,7 +33,7 @@ class RawRow:
     marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
     source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
     about its values is odd but no fault; `mask` is the path of its mask, `spacing_mm` the distance of its rows and of
-    its columns.
+    its columns; of a slice `volume` is what it was cut from and `slice_mm` the distance of its slices.
     """
 
     file: str
@@ -50,6 +50,8 @@ class RawRow:
     note: str | None = None
     mask: str | None = None
     spacing_mm: tuple[float, float] | None = None
+    volume: str | None = None
+    slice_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def read_image_masks(settings: SourceSettings) -> Source:
             labels=tuple(str(int(row.present[name])) for name in plan.structures),
             mask=row.mask,
             spacing_mm=row.spacing_mm,
+            volume=f"{pair.case}{row.part}" if conversion.sliced else None,
+            slice_mm=row.slice_mm,
         )
         for pair, conversion in zip(pairs, found, strict=True)
         for row in conversion.rows

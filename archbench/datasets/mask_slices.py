@@ -28,6 +28,7 @@ class Row:
         part: Mark of the block of its volume, behind the patient's name.
         present: Whether each structure is in it.
         spacing_mm: Of rows and columns.
+        slice_mm: Of slices; None for a picture.
     """
 
     image: str
@@ -35,6 +36,7 @@ class Row:
     part: str
     present: Mapping[str, bool]
     spacing_mm: tuple[float, float]
+    slice_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 def _slices(case: str, picture: Mask, labels: Array, plan: MaskSettings, work: Path) -> list[Row]:
     """Write the axial slices of a volume, the patient's right on the left, as PNG with their masks."""
-    image, mask, spacing = _axial(picture, labels)
+    image, mask, (rows_mm, columns_mm, slices_mm) = _axial(picture, labels)
     low, high = plan.window or np.percentile(image, [MARGIN, 100 - MARGIN]).tolist()
     rows = []
     for index, part in _chosen(image.shape[2], plan):
@@ -113,12 +115,13 @@ def _slices(case: str, picture: Mask, labels: Array, plan: MaskSettings, work: P
         name = f"{case}/{index:04d}.png"
         _write(work / "images" / name, np.rint(255 * gray).astype(np.uint8))
         _write(work / "masks" / name, mask[:, :, index])
-        rows.append(Row(f"images/{name}", f"masks/{name}", part, _present(mask[:, :, index], plan), spacing))
+        present, spacing = _present(mask[:, :, index], plan), (rows_mm, columns_mm)
+        rows.append(Row(f"images/{name}", f"masks/{name}", part, present, spacing, slices_mm * plan.slice_step))
     return rows
 
 
-def _axial(picture: Mask, labels: Array) -> tuple[Array, Array, tuple[float, float]]:
-    """Image and mask as (rows, columns, slices) in one orientation, and the spacing of rows and columns."""
+def _axial(picture: Mask, labels: Array) -> tuple[Array, Array, tuple[float, float, float]]:
+    """Image and mask as (rows, columns, slices) in one orientation, and the spacing along each axis."""
     from nibabel.orientations import apply_orientation, io_orientation
 
     arrays = [array if array.ndim == 3 else array[:, :, None] for array in (picture.labels, labels)]
@@ -126,7 +129,7 @@ def _axial(picture: Mask, labels: Array) -> tuple[Array, Array, tuple[float, flo
     spacing = (*picture.spacing_mm, 1.0)[:3]
     across = {int(new): spacing[old] for old, new in enumerate(turn[:, 0])}
     turned = [apply_orientation(array, turn)[::-1, ::-1].transpose(1, 0, 2) for array in arrays]
-    return turned[0], turned[1], (across[1], across[0])
+    return turned[0], turned[1], (across[1], across[0], across[2])
 
 
 def _chosen(n: int, plan: MaskSettings) -> list[tuple[int, str]]:

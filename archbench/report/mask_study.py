@@ -18,8 +18,7 @@ LEFT_OUT = (
     "they are left out of a study of masks.",
     "Networks were stopped by the mean Dice of their validation part, in the pixels of the cache; what is reported was "
     "computed in the pixels of the source files, on test cases of which no patient was trained on or validated with.",
-    "Of volumes each axial slice is a case: Dice is that of slices, and a patient's the mean over its slices, which is "
-    "not the Dice of the whole volume.",
+    "Volumes were predicted slice by slice and scored whole: the slices' masks were put together again.",
 )
 
 

@@ -100,7 +100,7 @@ def inference_table(summary: Mapping[str, Any]) -> Table:
     """What predicting the masks took."""
     columns = [
         Column("Masks", numeric=False),
-        Column("Seconds per image", "network alone, in batches, mean over the test cases"),
+        Column("Seconds per case", "network alone, in batches, mean over the test cases; of a volume all its slices"),
         Column("Peak memory (MiB)", "of the whole process, or of the GPU"),
     ]
     rows = []

@@ -14,6 +14,7 @@ from archbench.datasets.image_masks import read_image_masks
 from archbench.datasets.mask_slices import class_indices
 from archbench.datasets.phantom_masks import STRUCTURES, read_phantom_masks
 from archbench.mask_files import read_mask
+from archbench.mask_stacks import write_stack
 
 AFFINE = np.diag([0.7, 0.8, 2.5, 1.0])
 ONE = {"lung": (2,)}
@@ -67,6 +68,7 @@ def test_volumes_become_slices_of_their_own_case(root: Path) -> None:
     for row in source.rows:
         assert row.image.split("/")[1] == row.mask.split("/")[1] == row.patient_id
         assert row.spacing_mm == (0.8, 0.7), "rows run along y, columns along x"
+        assert (row.volume, row.slice_mm) == (row.patient_id, 2.5)
         labels = read_mask(source.root / row.mask).labels
         assert set(np.unique(labels)) == ({0, 1} if row.labels == ("1",) else {0})
         assert Image.open(source.root / row.image).size == (12, 10)
@@ -189,3 +191,14 @@ def test_the_phantom_says_what_its_masks_hold(tmp_path: Path) -> None:
         nodules += row.labels[2] == "1"
         assert 0.1 < (labels == 1).mean() < 0.5
     assert 8 <= nodules <= 32
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_slices_become_a_volume_again(n: int, tmp_path: Path) -> None:
+    labels = np.random.default_rng(n).integers(0, 4, size=(n, 6, 9)).astype(np.uint8)
+    for k, plane in enumerate(labels):
+        Image.fromarray(plane).save(tmp_path / f"{k}.png")
+    path = write_stack(tmp_path / "a" / "v.tif", [tmp_path / f"{k}.png" for k in range(n)])
+    found = read_mask(path, spacing_mm=(2.5, 0.8, 0.7))
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.spacing_mm == (2.5, 0.8, 0.7)
