@@ -163,9 +163,7 @@ def build_cache(
             folder.with_name(f"{key}.partial"), n=len(case_ids), preprocessing=preprocessing, learned=learned
         )
         try:
-            partial.fill(
-                _maker(root, images, sha256s, preprocessing, max_pixels, masks, learned=learned), threads=threads
-            )
+            partial.fill(_maker(root, images, sha256s, preprocessing, max_pixels, masks, learned), threads=threads)
         finally:
             partial.close()
         write_json(
@@ -201,7 +199,6 @@ def _maker(
     preprocessing: Preprocessing,
     max_pixels: int,
     masks: Sequence[str | None] | None = None,
-    *,
     learned: bool = False,
 ) -> Callable[[int], tuple[Any, ...]]:
     """A function that decodes and preprocesses the i-th image: image, CLAHE image, box and, if learned, its mask."""

@@ -141,8 +141,21 @@ def test_tversky_weighs_misses_and_false_positives_apart() -> None:
         float(LOSSES.get("tversky").build(LossNumbers(outputs="masks", tversky_alpha=0.2))(logits, masks))
         for logits in (20.0 * torch.nn.functional.one_hot(m, 2).permute(0, 3, 1, 2) for m in (small, large))
     )
-    # TP 8, FN 8: 1 - 8 / (8 + .8 * 8); TP 16, FP 8: 1 - 16 / (16 + .2 * 8)
-    assert miss == pytest.approx(1 - 8 / 14.4, abs=1e-3) and wrong == pytest.approx(1 - 16 / 17.6, abs=1e-3)
+    # TP 8, FN 8: 1 - 9 / (9 + .8 * 8); TP 16, FP 8: 1 - 17 / (17 + .2 * 8)
+    assert miss == pytest.approx(1 - 9 / 15.4, abs=1e-3) and wrong == pytest.approx(1 - 17 / 18.6, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", PIXEL_LOSSES)
+def test_what_is_drawn_of_an_absent_structure_costs(name: str) -> None:
+    loss = LOSSES.get(name).build(LossNumbers(outputs="masks"))
+    masks = torch.zeros(1, 8, 8, dtype=torch.long)
+    masks[:, 2:6, 2:6] = 1
+    wrong = masks.clone()
+    wrong[:, 0, :4] = 2
+    right, false = (
+        float(loss(9.0 * torch.nn.functional.one_hot(m, 3).permute(0, 3, 1, 2), masks)) for m in (masks, wrong)
+    )
+    assert right < 0.02 and false > right + 0.02
 
 
 @pytest.mark.parametrize("name", NETWORKS)
