@@ -129,7 +129,7 @@ def test_every_loss_of_masks(name: str) -> None:
     assert values == sorted(values, reverse=True) and values[-1] < 0.1
     for key in LOSS_KEYS:
         other = float(build(**{key.replace(".", "_"): 0.2})(given.detach(), masks))
-        assert (other != pytest.approx(float(value), abs=0)) is entry.depends_on(key, "masks"), key
+        assert (other != pytest.approx(float(value.detach()), abs=0)) is entry.depends_on(key, "masks"), key
 
 
 def test_tversky_weighs_misses_and_false_positives_apart() -> None:

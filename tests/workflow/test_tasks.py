@@ -85,15 +85,11 @@ def test_a_ready_study_runs_on_a_phantom_of_its_format(workflow, name):
         assert "FileID" in next(csv.reader(file))
 
 
-@pytest.mark.parametrize("name", OF_MASKS)
-def test_a_study_of_masks_runs(workflow, name):
-    content = read_yaml(CHECKOUT / "config" / name)
+def test_a_study_of_masks_runs(workflow):
+    content = read_yaml(CHECKOUT / "config" / "ct_structures.yaml")
     ((dataset, entry),) = content["datasets"].items()
-    if entry["format"] == "image_masks":
-        entry["root"] = str(workflow.folder / "data")
-        write_source(workflow.folder / "data", entry)
-    else:
-        entry["phantom"] |= {"patients": 20, "image_size": 64}
+    entry["root"] = str(workflow.folder / "data")
+    write_source(workflow.folder / "data", entry)
     content["training"] |= {"epochs": 2}
     content["models"] = {f"tiny{k}": {"architecture": "unet", "image_size": 32} for k in range(2)}
     content |= {"protocol": {"folds": 2}, "inference": QUICK_TIMING, "compute": {"device": "cpu"}}
@@ -108,6 +104,7 @@ def test_a_study_of_masks_runs(workflow, name):
     with open(study / dataset / "masks" / "per_case.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     n_structures = len(summary["structures"]) - (len(summary["structures"]) > 1)
+    assert summary["size_unit"] == "mm3" and summary["n_cases"] == entry["segmentation"]["blocks"]
     assert len(rows) == 2 * n_structures * summary["n_cases"] and float(rows[0]["inference_seconds"]) > 0
     export = json.loads((study / dataset / "tiny0" / "export.json").read_text())
     quality = export["variants"][0]["quality"]
