@@ -281,7 +281,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
     ]
     problems += bundle_problems(content, list(datasets), list(models))
-    problems += segmentation_problems(datasets, models, content.get("protocol"))
+    problems += segmentation_problems(content, datasets, models)
     return problems + (data_root_problems(content.get("compute")) if check_files else [])
 
 

@@ -8,8 +8,22 @@ from typing import Any
 
 from archbench.model_checks import RESERVED_MODEL_NAMES
 from archbench.registry import suggest
-from archbench.settings import Compute, Dataset, Ensemble, Evaluation, Inference, Model, Protocol, StackingNetwork
+from archbench.settings import (
+    Bundle,
+    Compute,
+    Dataset,
+    Ensemble,
+    Evaluation,
+    Explain,
+    Inference,
+    Model,
+    Protocol,
+    StackingNetwork,
+)
 from archbench.study_blocks import architecture_of, valid_block
+
+# Sections for pictures with one answer, which masks have not.
+UNUSED_BY_MASKS: dict[str, Any] = {"ensemble": Ensemble, "explain": Explain, "bundle": Bundle}
 
 
 def threshold_problems(evaluation: Any) -> list[str]:
@@ -48,8 +62,10 @@ def inference_problems(inference: Any) -> list[str]:
     return problems
 
 
-def segmentation_problems(datasets: Mapping[str, Dataset], models: Mapping[str, Model], protocol: Any) -> list[str]:
-    """Return what of a study doesn't go with masks: other tasks beside them, networks for pictures, several seeds."""
+def segmentation_problems(
+    content: Mapping[str, Any], datasets: Mapping[str, Dataset], models: Mapping[str, Model]
+) -> list[str]:
+    """Return what of a study doesn't go with masks: other tasks, networks for pictures, several seeds, idle keys."""
     learned = [name for name, dataset in datasets.items() if dataset.task == "segmentation"]
     problems = []
     for name, model in models.items():
@@ -62,10 +78,16 @@ def segmentation_problems(datasets: Mapping[str, Dataset], models: Mapping[str, 
         return problems
     if len(datasets) > 1:
         problems.append("datasets: a study of segmentation has one dataset; make one study of each")
-    settings = valid_block(protocol, Protocol)
+    settings = valid_block(content.get("protocol"), Protocol)
     if settings is not None and len(settings.seeds) > 1:
         problems.append("protocol.seeds: segmentation is trained with one seed for now; name one")
-    return problems
+    idle = [
+        key for key, block in UNUSED_BY_MASKS.items() if valid_block(content.get(key), block) not in (None, block())
+    ]
+    evaluation = valid_block(content.get("evaluation"), Evaluation) or Evaluation()
+    keys = ("clinical_cut", "thresholds", "isotonic", "isotonic_patients", "conformal_coverage")
+    idle += [f"evaluation.{key}" for key in keys if getattr(evaluation, key) != getattr(Evaluation(), key)]
+    return problems + [f"{key}: has no effect in a study of segmentation; remove it" for key in idle]
 
 
 def ensemble_problems(content: Mapping[str, Any], datasets: list[str], check_files: bool) -> list[str]:

@@ -258,6 +258,7 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
 def with_masks(content: dict[str, Any]) -> dict[str, Any]:
     """A study of masks has one dataset, and networks for them."""
     content["models"]["small"]["architecture"] = "unet"
+    content.pop("ensemble", None)
     return content
 
 
@@ -986,6 +987,9 @@ def test_a_timing_keeps_what_others_are_compared_with(key: str, value: list[Any]
     [
         ({"models__small__architecture": "resnet18"}, "resnet18 doesn't serve the task segmentation; use unet"),
         ({"protocol__seeds": [1, 2]}, "protocol.seeds: segmentation is trained with one seed"),
+        ({"ensemble__candidates": ["greedy"]}, "ensemble: has no effect in a study of segmentation"),
+        ({"explain__cases": 3}, "explain: has no effect in a study of segmentation"),
+        ({"evaluation__isotonic": True}, "evaluation.isotonic: has no effect in a study of segmentation"),
         ({"training__cutmix": 1.0}, "cutmix: would paste over masks"),
         ({"training__loss": "bce"}, "'bce' doesn't fit the task segmentation (fitting: dice_ce, focal, tversky)"),
         ({"training__early_stopping": {"metric": "hd95_mm"}}, "unknown metric 'hd95_mm' for task segmentation"),
@@ -1024,7 +1028,6 @@ def test_masks_and_labels_are_not_mixed_in_one_study() -> None:
 def test_the_root_inside_a_package_is_found_or_named() -> None:
     organs = copy.deepcopy(OTHERS["organs"]) | {"root": "package:nibabel/tests", "images": "data", "masks": "nowhere"}
     content = with_masks(base(datasets={"organs": organs}))
-    del content["ensemble"]
     (problem,) = problems_of(content, check_files=True)
     assert problem.startswith("datasets.organs.masks: no '") and "nibabel" in problem
     organs["root"] = "package:no_such_package/data"

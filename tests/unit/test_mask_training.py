@@ -191,6 +191,24 @@ def test_a_pretrained_backbone_of_timm_fits_below_a_decoder(tmp_path: Path) -> N
     assert all(name.startswith("head.") for name in report.missing)
 
 
+def test_the_hub_weights_of_segformer_fit_its_encoder(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import SegformerConfig, SegformerModel
+
+    from archbench.models.transformers_network import pretrained_tensors
+    from archbench.models.weights import load_weights
+
+    bare = SegformerModel(SegformerConfig())
+    save_file({k: v.contiguous() for k, v in bare.state_dict().items()}, tmp_path / "model.safetensors")
+    tensors = pretrained_tensors(tmp_path / "model.safetensors", SegformerConfig().to_dict())
+    save_file(tensors, tmp_path / "fetched.safetensors")
+    network = build_network("segformer_b0", num_classes=K, image_size=64)
+    report = load_weights(network, tmp_path / "fetched.safetensors", same_head=False)
+    assert all(name.startswith("head.") for name in report.missing) and not report.unexpected
+    for name, tensor in bare.state_dict().items():
+        assert torch.equal(network.network.backbone.state_dict()[name], tensor), name
+
+
 def training_data(n: int = 24) -> TrainingData:
     images, masks = discs(n)
     present = np.stack([(masks == c).any(axis=(1, 2)) for c in (1, 2)], axis=1).astype(float)
