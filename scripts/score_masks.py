@@ -123,15 +123,8 @@ def read_tested(manifest: Path, folders: Mapping[str, str], scratch: Path) -> Te
     table, metadata = read_table(manifest)
     indices = {model: read_json(Path(folder) / "index.json") for model, folder in folders.items()}
     masks = {model: {entry["case"]: entry for entry in index["masks"]} for model, index in indices.items()}
-    first = next(iter(masks))
-    for model, found in masks.items():
-        if set(found) != set(masks[first]):
-            raise ArtifactError(f"{model} and {first} were not tested on the same cases: run the rule segment again")
-    root = Path(metadata["root"])
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(table.drop_columns(["lesions"]).to_pylist(), key=lambda row: row["case_id"]):
-        if row["case_id"] in masks[first]:
-            groups.setdefault(row.get("volume") or row["case_id"], []).append(row)
+    first, root = next(iter(masks)), Path(metadata["root"])
+    groups = _groups(table.drop_columns(["lesions"]).to_pylist(), masks)
 
     def file(name: str, kind: str, paths: list[Path]) -> Path:
         return write_stack(scratch / kind / f"{name}.tif", paths) if len(paths) > 1 else paths[0]
@@ -162,6 +155,19 @@ def read_tested(manifest: Path, folders: Mapping[str, str], scratch: Path) -> Te
         structures=tuple(metadata["labels"]),
         phantom=bool(metadata.get("phantom")),
     )
+
+
+def _groups(rows: Sequence[dict[str, Any]], masks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The tested rows of the manifest by volume, of pictures by case, in the order of their slices."""
+    first = next(iter(masks))
+    for model, found in masks.items():
+        if set(found) != set(masks[first]):
+            raise ArtifactError(f"{model} and {first} were not tested on the same cases: run the rule segment again")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["case_id"])):
+        if row["case_id"] in masks[first]:
+            groups.setdefault(row.get("volume") or row["case_id"], []).append(row)
+    return groups
 
 
 def _spacing(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
