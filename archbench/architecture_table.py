@@ -14,6 +14,7 @@ MEASURED = Path(__file__).parent / "models" / "architectures.json"
 TIMM_MODELS = Path(__file__).parent / "models" / "timm_models.json"
 COLUMNS = ("name", "family", "parameters (M)", "GMACs", "input (px)", "mean / std", "weights", "preset")
 NUM_CLASSES = 1000  # as the published figures of most
+TABLE_SLICES = 16  # of volumes, likewise
 
 DOCUMENT = """# Architectures
 Each name can stand in a study as `models.<name>.architecture`. Beside them, `timm:<name>` is any other of timm's
@@ -24,6 +25,7 @@ Each name can stand in a study as `models.<name>.architecture`. Beside them, `ti
 Parameters and GMACs are those of the network with {classes} outputs at the input size of the table, counted without a
 forward pass of numbers (`torch.utils.flop_counter` on the meta device; a multiply-accumulate counts once, and
 operations that are neither a product of matrices nor a convolution count nothing). GMACs of attention are included.
+Those of the family ResNet 3D, which reads volumes alone, are of three channels and {slices} slices.
 
 Presets (`training.preset: true`) set only what the study doesn't name; a dash leaves the
 study's value. Those of DenseNet, EfficientNet B5 and Lite0, ViT tiny and small, BiomedCLIP, ConvNeXt and Swin are this
@@ -113,6 +115,7 @@ def document() -> str:
         timm=len(read_json(TIMM_MODELS)),
         table="\n".join(lines),
         classes=NUM_CLASSES,
+        slices=TABLE_SLICES,
         segmentation=", ".join(f"`{name}`" for name in names(masks=True)),
         weights="\n".join(f"- `{name}`: {_weights_text(_entry(name))}" for name in [*listed, *names(masks=True)]),
         papers="\n".join(f"- {paper}: {', '.join(users)}" for paper, users in papers.items()),
@@ -137,8 +140,9 @@ def measure(name: str) -> dict[str, int]:
     entry = _entry(name)
     with torch.device("meta"), torch.no_grad():
         network = entry.build(num_classes=NUM_CLASSES, image_size=entry.image_size).eval()
+        depth = (TABLE_SLICES,) if entry.dimensions == 3 else ()
         with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 3, entry.image_size, entry.image_size))
+            network(torch.empty(1, 3, *depth, entry.image_size, entry.image_size))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"parameters": parameters, "macs": counter.get_total_flops() // 2, "image_size": entry.image_size}
 

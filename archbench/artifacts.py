@@ -273,7 +273,8 @@ class Predictions:
 
     def known(self) -> Predictions:
         """The rows with any target known: a case is left out only if nothing is known of it."""
-        return self.select(~np.isnan(self.targets).all(axis=1))
+        inside = ~np.isnan(self.targets).all(axis=1)
+        return self if inside.all() else self.select(inside)
 
     def select(self, mask: np.ndarray) -> Predictions:
         """The rows that a boolean mask or an index array picks."""

@@ -6,17 +6,20 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from archbench.datasets import RawRow, Source, split_name
 from archbench.label_values import LabelRule, parse_label
 from archbench.near_duplicates import FileFacts, inspect_file, near_duplicate_pairs
+from archbench.volume_audit import inspect_volume, volume_summary, volume_warnings
+from archbench_predict.hounsfield import Declared
+from archbench_predict.images import ImageError
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 PROGRESS_SECONDS = 2.0
@@ -74,6 +77,7 @@ class Audit:
     bad: set[int] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
+    volumes: dict[str, Any] = field(default_factory=dict)
 
     def note(self, kind: str, severity: str, raw: RawRow, case_id: str | None, message: str) -> None:
         """Record a problem of a row that stays."""
@@ -99,6 +103,7 @@ def audit_source(
     use_fold: bool,
     threads: int,
     outputs: str = "classes",
+    rescale: str | None = None,
 ) -> Audit:
     """All problems of a source and the cases that remain, sorted by case id.
 
@@ -108,6 +113,7 @@ def audit_source(
         exclude: Patients and images to leave out.
         use_split: The protocol uses the source's split column, so its words must mean something.
         use_fold: The same for its fold column.
+        rescale: The files are CT volumes, whose declared slopes are applied so (auto, always, never); None: pictures.
     """
     audit = Audit(n_rows=len(source.rows), warnings=list(source.notes))
     case_ids = [_inside(source.root, raw.image) for raw in source.rows]
@@ -117,15 +123,20 @@ def audit_source(
     rule = LabelRule(outputs=outputs, classes=tuple(classes), missing=missing_label)
     targets = _check_labels(audit, source.rows, case_ids, kept, rule=rule)
     _check_roles(audit, source.rows, case_ids, kept, use_split=use_split, use_fold=use_fold)
-    facts = _check_files(audit, source, case_ids, kept, settings=settings, intensity=intensity, threads=threads)
+    inspect = _inspector(settings, intensity=intensity, rescale=rescale)
+    facts = _check_files(audit, source, case_ids, kept, inspect=inspect, threads=threads)
     for index in sorted(set(kept) - set(audit.dropped), key=lambda i: str(case_ids[i])):
         raw, found, patient = source.rows[index], targets[index], source.rows[index].patient_id
         if found is not None and patient is not None:
             audit.cases.append(Case(str(case_ids[index]), patient, found, raw, facts[index]))
             if raw.note:
                 audit.note("odd_value", WARNING, raw, case_ids[index], raw.note)
+            for note in facts[index].notes:
+                audit.note("odd_value", WARNING, raw, case_ids[index], f"{case_ids[index]}: {note}")
     _check_duplicates(audit, severity=settings.duplicates)
     _check_near_duplicates(audit, severity=settings.near_duplicates, distance=settings.near_duplicate_distance)
+    audit.volumes = volume_summary([case.facts for case in audit.cases])
+    audit.warnings += volume_warnings(audit.volumes)
     _summarize(audit, classes=classes if outputs in ("classes", "zones") else ())
     return audit
 
@@ -246,29 +257,34 @@ def _check_roles(
             audit.drop(index, "invalid_row", WARNING, raw, case_ids[index], f"fold {raw.fold!r} is no whole number")
 
 
+def _inspector(settings: AuditSettings, *, intensity: str, rescale: str | None) -> Callable[[Path, RawRow], FileFacts]:
+    if rescale is None:
+        return lambda path, raw: inspect_file(path, max_pixels=settings.max_pixels, intensity=intensity)
+    return lambda path, raw: inspect_volume(
+        path, declared=Declared.of(raw.declared), rescale=rescale, max_voxels=settings.max_pixels
+    )
+
+
 def _check_files(
     audit: Audit,
     source: Source,
     case_ids: Sequence[str | None],
     kept: Sequence[int],
     *,
-    settings: AuditSettings,
-    intensity: str,
+    inspect: Callable[[Path, RawRow], FileFacts],
     threads: int,
 ) -> dict[int, FileFacts]:
     """Each file of the kept rows read, hashed and decoded once, in threads; damaged ones are dropped."""
-    from archbench_predict.images import ImageError
 
-    def inspect(index: int) -> FileFacts | ImageError:
-        path = source.root / str(case_ids[index])
+    def inspected(index: int) -> FileFacts | ImageError:
         try:
-            return inspect_file(path, max_pixels=settings.max_pixels, intensity=intensity)
+            return inspect(source.root / str(case_ids[index]), source.rows[index])
         except ImageError as error:
             return error
 
     facts = {}
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        for index, found in zip(kept, _with_progress(pool.map(inspect, kept), total=len(kept)), strict=True):
+        for index, found in zip(kept, _with_progress(pool.map(inspected, kept), total=len(kept)), strict=True):
             if isinstance(found, FileFacts):
                 facts[index] = found
                 continue

@@ -54,8 +54,7 @@ def augment(images: torch.Tensor, *, strength: str, flips: str, generator: torch
     if strength == "none":
         return images
     bounds = STRENGTHS[strength]
-    grid = _draw_grid(images, bounds, flips, generator)
-    images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    images = _move(images, bounds, flips, generator)
     images = _recolour(images, bounds, generator)
     return _erase(images, bounds.erase, generator) if bounds.erase else images
 
@@ -72,13 +71,46 @@ def augment_with_masks(
         return images, masks
     bounds = STRENGTHS[strength]
     grid = _draw_grid(images, bounds, flips, generator)
-    images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    moved = functional.grid_sample(
-        masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
-    )
+    images = _resample(images, grid, mode="bilinear")
+    moved = _resample(masks[:, None].float(), grid, mode="nearest")
     images = _recolour(images, bounds, generator)
     images = _erase(images, bounds.erase, generator) if bounds.erase else images
     return images, moved[:, 0].round().to(masks.dtype)
+
+
+def augment_volumes(
+    volumes: torch.Tensor, *, hu_window: tuple[float, float], strength: str, flips: str, generator: torch.Generator
+) -> torch.Tensor:
+    """Return changed volumes: all slices of one are moved, mirrored, brightened and blanked alike.
+
+    Contrast is that about the middle of the window, brightness a share of its width; what is moved in or blanked is
+    as dark as the window goes.
+
+    Args:
+        volumes: Hounsfield units, float32, shape (B, D, H, W).
+        hu_window: Lower and upper end of the window that the network applies later.
+        strength, flips, generator: As of `augment`; mirroring is in the plane of the slices.
+    """
+    low, high = hu_window
+    volumes = volumes.clamp(low, high)  # what lies outside shows in no network, and must not in a mixture either
+    if strength == "none":
+        return volumes
+    bounds, n, middle = STRENGTHS[strength], len(volumes), (high - low) / 2
+    volumes = _move(volumes - low, bounds, flips, generator)
+    contrast, brightness = (
+        _uniform(n, bound, generator).view(n, 1, 1, 1).to(volumes.device)
+        for bound in (bounds.contrast, bounds.brightness)
+    )
+    volumes.sub_(middle).mul_(1 + contrast).add_(middle + brightness * (high - low)).clamp_(0, high - low)
+    return (_erase(volumes, bounds.erase, generator) if bounds.erase else volumes) + low
+
+
+def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+    return _resample(images, _draw_grid(images, bounds, flips, generator), mode="bilinear")
+
+
+def _resample(images: torch.Tensor, grid: torch.Tensor, *, mode: str) -> torch.Tensor:
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _uniform(n: int, bound: float, generator: torch.Generator) -> torch.Tensor:

@@ -11,15 +11,16 @@ from torch import nn
 
 
 def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return cached images as uint8 pixels (B, C, H, W) on a device, or features (B, F) as they are.
+    """Return cached images as uint8 pixels (B, C, H, W) on a device; volumes and features as they are.
 
     Args:
-        images: The cache, memory-mapped: images, uint8, shape (N, H, W, C), or features, float32, shape (N, F).
+        images: The cache, memory-mapped: images, uint8, shape (N, H, W, C), volumes, int16 Hounsfield units, shape
+            (N, D, H, W), or features, float32, shape (N, F), of slices (N, D, F).
         rows: Rows of the cache, shape (B,).
     """
     batch = torch.from_numpy(np.ascontiguousarray(images[rows]))
     batch = batch.to(device, non_blocking=True)
-    return batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
+    return batch.permute(0, 3, 1, 2) if batch.dtype == torch.uint8 else batch
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class MemberSource:
     Attributes:
         account: Content of export.json.
         folder: Folder of export.json, which the files of its variants are relative to.
-        mean, std: Normalisation of pixels 0-255, per channel.
+        mean, std: Normalisation of pixels 0-255, per channel; 0 and 1 of volumes, which the network windows itself.
         predictions: The model's own prediction table.
     """
 
@@ -107,8 +107,12 @@ def member_content(member: MemberSource, variant: Mapping[str, Any], file: str) 
         "precision": variant["precision"],
         "input": {"normalized": bool(variant["inputs"].get("normalized", True)), "batch": variant["batch"]},
         "preprocessing": dict(member.preprocessing),
-        "normalization": {"of": "pixels 0-255", "mean": list(member.mean), "std": list(member.std)},
+        "normalization": {"of": _units(member), "mean": list(member.mean), "std": list(member.std)},
     }
+
+
+def _units(member: MemberSource) -> str:
+    return "pixels 0-255" if member.cache.volumes is None else "Hounsfield units, left to the network"
 
 
 def copy_network(member: MemberSource, variant: Mapping[str, Any], folder: Path, file: str) -> None:
@@ -147,7 +151,10 @@ def check_runner(folder: Path, members: Sequence[MemberSource], images: Images) 
     found = []
     for k, member in enumerate(members):
         cases, expected = checked_rows(member)
-        prepared = [predictor.prepare(str(images.path(case)), _text(images.mask(case))) for case in cases]
+        prepared = [
+            predictor.prepare(str(images.path(case)), _text(images.mask(case)), images.declared.get(case))
+            for case in cases
+        ]
         entry = bundle.content["members"][k]
         _compare_pixels(member, cases, [inputs[k] for inputs in prepared], normalized=entry["input"]["normalized"])
         logits = predictor.member_logits(prepared)[:, k]
@@ -187,12 +194,15 @@ def checked_rows(member: MemberSource) -> tuple[list[str], np.ndarray]:
 def _compare_pixels(
     member: MemberSource, cases: Sequence[str], inputs: Sequence[np.ndarray], *, normalized: bool
 ) -> None:
-    cached = member.cache.images[member.cache.rows(cases)].transpose(0, 3, 1, 2).astype(np.float32)
+    cached = member.cache.images[member.cache.rows(cases)].astype(np.float32)
+    if member.cache.volumes is None:
+        cached = cached.transpose(0, 3, 1, 2)
     if normalized:
         mean, std = (np.array(values, np.float32)[None, :, None, None] for values in (member.mean, member.std))
         cached = (cached - mean) / std
     difference = float(np.abs(np.stack(inputs).astype(np.float32) - cached).max())
-    rounding = 1e-6 if inputs[0].dtype != np.float16 else 1e-2
+    half = inputs[0].dtype == np.float16
+    rounding = (1e-2 if member.cache.volumes is None else 2.0) if half else 1e-6  # of 3000 Hounsfield units, 2
     if difference > rounding:
         raise BundleFailure(
             f"{member.name}: the runner's images differ from the study's image cache by up to {difference:.2g}: the "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from archbench.artifacts import atomic_path, write_json, write_text
 from archbench.checksums import file_sha256
+from archbench_predict.hounsfield import Declared
 
 VERSIONS = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "opencv-python-headless", "tifffile", "nibabel")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal bundles are equal files
@@ -20,11 +22,12 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal bundles are equal files
 
 @dataclass(frozen=True)
 class Images:
-    """Where the study's source images lie, by case."""
+    """Where the study's source images lie, by case, and what a table declares of volumes."""
 
     root: Path
     files: Mapping[str, str]
     masks: Mapping[str, str]
+    declared: Mapping[str, Declared] = field(default_factory=dict)
 
     def path(self, case: str) -> Path:
         """Path of a case's image."""
@@ -45,17 +48,22 @@ def external_files(path: Path) -> list[str]:
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
-def add_example(folder: Path, case: str | None, images: Images, *, size: int, masked: bool) -> dict[str, str]:
+def add_example(
+    folder: Path, case: str | None, images: Images, *, size: int, masked: bool, volume: bool = False
+) -> dict[str, str]:
     """Put an example image into the bundle and return its entry of bundle.json; `write_expected` fills it.
 
     Args:
         case: A phantom's case, whose image is copied; None draws a picture, since no patient's may leave the study.
         size: Side of the networks' input, pixels; a drawn picture is larger.
         masked: Whether the networks look at masks.
+        volume: Whether they read volumes.
     """
     place = folder / "example"
     place.mkdir(parents=True, exist_ok=True)
-    if case is None:
+    if case is None and volume:
+        entry = {"image": _draw_volume(place)}
+    elif case is None:
         files = _draw_example(place, side=2 * size)
         entry = {"image": files[0]} | ({"mask": files[1]} if masked else {})
     else:
@@ -76,6 +84,17 @@ def _draw_example(place: Path, *, side: int) -> tuple[str, str]:
     Image.fromarray(picture).save(place / "image.png")
     Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).save(place / "mask.png")
     return "image.png", "mask.png"
+
+
+def _draw_volume(place: Path) -> str:
+    """Write a drawn chest of 64 x 64 x 48 voxels; return its name."""
+    from archbench.datasets.ct_body import FIELD_MM, STEP_MM, draw_body, scanned
+    from archbench.datasets.phantom_ct import write_nifti
+
+    streams = [np.random.default_rng(k) for k in range(3)]
+    units = scanned(draw_body(streams[0], streams[1], side=64, heart_mm=50.0), streams[2], sharp=False)
+    write_nifti(place / "image.nii.gz", units, spacing_mm=(STEP_MM, FIELD_MM / 64, FIELD_MM / 64))
+    return "image.nii.gz"
 
 
 def _suffix(path: Path) -> str:
@@ -137,10 +156,12 @@ def read_images(manifest: Any, root: str) -> Images:
     """Return where the images of a manifest table lie."""
     cases = manifest["case_id"].to_pylist()
     masks = manifest["mask"].to_pylist() if "mask" in manifest.column_names else [None] * len(cases)
+    declared = manifest["declared"].to_pylist() if "declared" in manifest.column_names else [None] * len(cases)
     return Images(
         root=Path(root),
         files=dict(zip(cases, manifest["image"].to_pylist(), strict=True)),
         masks={case: mask for case, mask in zip(cases, masks, strict=True) if mask is not None},
+        declared={case: Declared.of(json.loads(text)) for case, text in zip(cases, declared, strict=True) if text},
     )
 
 

@@ -35,9 +35,11 @@ def case_table(predictions: Predictions) -> str:
     """
     rows = predictions.test if (predictions.split == "test").any() else predictions.val
     rows = rows.sorted()
+    cases = rows.case_id.tolist()
+    names = {case: file_id(case) for case in set(cases)}
     columns: dict[str, Any] = {
-        "FileID": [file_id(case) for case in rows.case_id.tolist()],
-        "case_id": rows.case_id.tolist(),
+        "FileID": [names[case] for case in cases],
+        "case_id": cases,
         "patient_id": rows.patient_id.tolist(),
         "fold": rows.fold.tolist(),
         "seed": rows.seed.tolist(),
@@ -86,7 +88,7 @@ def _value(rows: Predictions) -> dict[str, Any]:
 
 
 def _numbers(values: np.ndarray) -> list[str | None]:
-    return [None if np.isnan(value) else f"{value:.6g}" for value in values.tolist()]
+    return [f"{value:.6g}" if value == value else None for value in values.tolist()]  # NaN differs from itself
 
 
 def _integers(values: np.ndarray) -> list[int | None]:

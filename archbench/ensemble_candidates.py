@@ -123,8 +123,9 @@ def _fit(name: str, source: OutOfFold, applied: Predictions, seed: int, stack: S
     applied to a fold was already fitted to score its candidates.
     """
     rows = source.rows
-    names = (rows.case_id, rows.seed, rows.fold, source.group, np.array(rows.labels))
-    digest = blake2b(b"".join(np.ascontiguousarray(column).tobytes() for column in names)).hexdigest()
+    scores = rows.logits.sum(axis=0, dtype=np.float64)  # of the same table, so that sums tell enough
+    content = (rows.case_id, rows.seed, rows.fold, source.group, np.array(rows.labels), rows.targets, scores)
+    digest = blake2b(b"".join(np.ascontiguousarray(column).tobytes() for column in content)).hexdigest()
     key = (name, seed, digest)
     if key not in stack.fits:
         stack.fits[key] = _FITS[name](source, applied, seed, stack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,13 @@ from archbench.cases import Cases
 from archbench.explained import Question, choose_questions, questions_of, reported_rows
 from archbench.image_cache import ImageCache
 from archbench.metrics.views import is_grouped
-from archbench.models.building import NormalizedNetwork, cam_layer, cam_maps
+from archbench.models.building import NormalizedNetwork, VolumeNetwork, cam_layer, cam_maps
 from archbench.models.weights import load_checkpoint
 from archbench.statistics import wilson_interval
+from archbench.volume_maps import OVERLAY_WEIGHT, VolumeMap, colours, slice_sheet, slices_of, volume_map
 from archbench_predict.images import to_cached_pixels
 
 PICTURE_SIDE = 320
-OVERLAY_WEIGHT = 0.45
 UNNUMBERED = -1  # labels, zones and numbers: their question says in words what is true and called
 
 
@@ -40,6 +40,9 @@ class Explanation:
     Attributes:
         heatmap: Grad-CAM of the predicted class, float32 in 0..1, shape (S, S).
         image: The network's input before normalisation, uint8, shape (S, S, C).
+        volume: Of a volume, all its slices; heatmap and image are those of its key slice.
+        slice_hit: Whether the slice that weighs most in the pooling shows a planted lesion; None without either.
+        slice_share: Share of the slices that show one.
         cam_max_in_lesion: Whether the map's maximum lies in a planted lesion; None without lesions.
         lesion_area: Share of the picture that lesions cover; None without lesions.
     """
@@ -55,6 +58,9 @@ class Explanation:
     cam_max_in_lesion: bool | None
     lesion_area: float | None
     question: Question | None = None
+    volume: VolumeMap | None = None
+    slice_hit: bool | None = None
+    slice_share: float | None = None
 
 
 def choose_cases(predictions: Predictions, n: int, *, seed: int) -> Predictions:
@@ -112,39 +118,67 @@ def _explain_fold(
     fold: int,
     device: torch.device,
 ) -> list[Explanation]:
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     cache_rows = cases.cache.rows(rows.case_id.tolist())
-    layers, reshape = [cam_layer(network)], partial(cam_maps, network)
+    inputs = (np.array(cases.cache.images[row]) for row in cache_rows.tolist())
+    outputs = [question.output for question in questions]
+    if isinstance(network, VolumeNetwork):
+        maps = _volume_maps(network, inputs, outputs, device)
+    else:
+        maps = _image_maps(network, inputs, outputs, device)
     plain, found = rows.outputs == "classes", []
-    with GradCAM(model=network, target_layers=layers, reshape_transform=reshape) as cam:
-        for k, cache_row in enumerate(cache_rows.tolist()):
-            image = np.array(cases.cache.images[cache_row])
-            question = questions[k]
-            batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
-            heatmap = cam(input_tensor=batch, targets=[ClassifierOutputTarget(question.output)])[0]
-            _check_heatmap(heatmap, str(rows.case_id[k]), network.architecture)
-            lesions = _lesions_of(cases.lesions.get(str(rows.case_id[k])), question)
-            inside, area = _lesion_hit(heatmap, lesions, cases.cache, cache_row)
-            found.append(
-                Explanation(
-                    case_id=str(rows.case_id[k]),
-                    patient_id=str(rows.patient_id[k]),
-                    fold=fold,
-                    true=int(rows.y_true[k]) if plain else UNNUMBERED,
-                    predicted=question.output if plain else UNNUMBERED,
-                    probability=question.probability,
-                    heatmap=heatmap.astype(np.float32),
-                    image=image,
-                    cam_max_in_lesion=inside,
-                    lesion_area=area,
-                    question=question,
-                )
+    for k, (image, heatmap, volume) in enumerate(maps):
+        lesions = _lesions_of(cases.lesions.get(str(rows.case_id[k])), questions[k])
+        full = heatmap if volume is None else volume.heatmap
+        _check_heatmap(full, str(rows.case_id[k]), network.architecture)
+        on_slice, share = _slice_hit(volume, cases.lesions.get(str(rows.case_id[k])), cases.cache, int(cache_rows[k]))
+        inside, area = _lesion_hit(full, lesions, cases.cache, int(cache_rows[k]))
+        found.append(
+            Explanation(
+                case_id=str(rows.case_id[k]),
+                patient_id=str(rows.patient_id[k]),
+                fold=fold,
+                true=int(rows.y_true[k]) if plain else UNNUMBERED,
+                predicted=questions[k].output if plain else UNNUMBERED,
+                probability=questions[k].probability,
+                heatmap=heatmap.astype(np.float32),
+                image=image,
+                cam_max_in_lesion=inside,
+                lesion_area=area,
+                question=questions[k],
+                volume=volume,
+                slice_hit=on_slice,
+                slice_share=share,
             )
+        )
     if len(found) < len(rows):  # the library's context manager swallows IndexError
         raise ExplainError(f"Grad-CAM of {rows.case_id[len(found)]} failed with an IndexError ({network.architecture})")
     return found
+
+
+Seen = tuple[np.ndarray, np.ndarray, VolumeMap | None]
+
+
+def _image_maps(
+    network: NormalizedNetwork, images: Iterable[np.ndarray], outputs: Sequence[int], device: torch.device
+) -> Iterator[Seen]:
+    """Yield each image and its Grad-CAM."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    layers, reshape = [cam_layer(network)], partial(cam_maps, network)
+    with GradCAM(model=network, target_layers=layers, reshape_transform=reshape) as cam:
+        for image, output in zip(images, outputs, strict=True):
+            batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
+            yield image, cam(input_tensor=batch, targets=[ClassifierOutputTarget(output)])[0], None
+
+
+def _volume_maps(
+    network: VolumeNetwork, volumes: Iterable[np.ndarray], outputs: Sequence[int], device: torch.device
+) -> Iterator[Seen]:
+    """Yield the key slice of each volume with its Grad-CAM, and those of all its slices."""
+    for volume, output in zip(volumes, outputs, strict=True):
+        seen = volume_map(network, volume, output, device=device)
+        yield seen.pixels[seen.key_slice][:, :, None], seen.heatmap[seen.key_slice], seen
 
 
 def _lesions_of(lesions: Sequence[Mapping[str, Any]] | None, question: Question) -> list[Mapping[str, Any]] | None:
@@ -166,11 +200,12 @@ def _lesion_hit(
 ) -> tuple[bool | None, float | None]:
     """Return whether the map's maximum lies in a lesion, and the share of the picture that lesions cover.
 
-    The map is as coarse as the layer behind it: a lesion counts with half a cell of slack around it.
+    The map is as coarse as the layer behind it: a lesion counts with half a cell of slack around it. Of a volume,
+    shape (D, S, S), it counts in the slices that cut it, and in the nearest one.
     """
     if not lesions:
         return None, None
-    side = heatmap.shape[0]
+    side = heatmap.shape[-1]
     points = np.array([[lesion["x"], lesion["y"]] for lesion in lesions], dtype=np.float64)
     box = cache.geometry[row]
     centres = to_cached_pixels(points, box=box, size=cache.size)
@@ -178,38 +213,74 @@ def _lesion_hit(
     reach = np.maximum(radii, 0) + cache.size / 28
     grid_y, grid_x = np.mgrid[0:side, 0:side] + 0.5
     distance = np.hypot(grid_x[None] - centres[:, 0, None, None], grid_y[None] - centres[:, 1, None, None])
-    inside = (distance <= reach[:, None, None]).any(axis=0)
+    inside = distance <= reach[:, None, None]
+    if cache.volumes is None:
+        inside = inside.any(axis=0)
+    else:
+        cut = slices_of(lesions, cache.volumes.slice_mm[row])
+        inside = (cut[:, :, None, None] & inside[:, None]).any(axis=0)
     top = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
     return bool(inside[top]) if heatmap.max() > 0 else False, float(inside.mean())
 
 
+def _slice_hit(
+    volume: VolumeMap | None, lesions: Sequence[Mapping[str, Any]] | None, cache: ImageCache, row: int
+) -> tuple[bool | None, float | None]:
+    """Return whether the heaviest slice shows any lesion of its volume, and the share of the slices that show one.
+
+    One weight serves all labels, so all lesions count; where every slice weighs the same there is no heaviest one.
+    """
+    if volume is None or volume.weights is None or cache.volumes is None or not lesions or not np.ptp(volume.weights):
+        return None, None
+    shows = np.asarray(slices_of(lesions, cache.volumes.slice_mm[row]).any(axis=0))
+    return bool(shows[volume.weights.argmax()]), float(shows.mean())
+
+
 def lesion_hit_record(explanations: Sequence[Explanation], *, confidence: float) -> dict[str, Any] | None:
     """Return the share of CAM maxima inside a lesion, with a Wilson interval and what chance would give."""
-    shown = [item for item in explanations if item.cam_max_in_lesion is not None]
-    hits = [bool(item.cam_max_in_lesion) for item in shown]
-    if not hits:
+    found = [
+        (item.patient_id, item.cam_max_in_lesion, item.lesion_area)
+        for item in explanations
+        if item.cam_max_in_lesion is not None and item.lesion_area is not None
+    ]
+    return _hit_record("lesion_hit", found, confidence=confidence)
+
+
+def slice_hit_record(explanations: Sequence[Explanation], *, confidence: float) -> dict[str, Any] | None:
+    """Return the share of volumes whose heaviest slice shows a lesion, each once, likewise."""
+    found = {
+        item.case_id: (item.patient_id, item.slice_hit, item.slice_share)
+        for item in explanations
+        if item.slice_hit is not None and item.slice_share is not None
+    }
+    return _hit_record("slice_hit", list(found.values()), confidence=confidence)
+
+
+def _hit_record(name: str, found: Sequence[tuple[str, bool, float]], *, confidence: float) -> dict[str, Any] | None:
+    """Return a share with its interval, of patient, hit and chance of a hit; None of nothing."""
+    if not found:
         return None
-    areas = [item.lesion_area for item in explanations if item.lesion_area is not None]
-    low, high = wilson_interval(sum(hits), len(hits), confidence=confidence)
-    value, n_patients = sum(hits) / len(hits), len({item.patient_id for item in shown})
+    patients, hits, chances = zip(*found, strict=True)
+    n, n_hits = len(hits), sum(map(bool, hits))
+    low, high = wilson_interval(n_hits, n, confidence=confidence)
     record = MetricRecord(
-        name="lesion_hit", value=value, low=low, high=high, n_cases=len(hits), n_patients=n_patients, reason=None
+        name=name, value=n_hits / n, low=low, high=high, n_cases=n, n_patients=len(set(patients)), reason=None
     )
-    return {**record, "chance": math.fsum(areas) / len(areas)}
+    return {**record, "chance": math.fsum(chances) / n}
 
 
 def write_pictures(explanations: Sequence[Explanation], folder: Path) -> list[dict[str, str]]:
-    """Write original, heat map and overlay of each case as PNG; return their file names."""
+    """Write original, heat map and overlay of each case as PNG, of a volume the sheet too; return their file names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for k, item in enumerate(explanations):
         stem = f"{k:03d}"
         original = _enlarge(np.ascontiguousarray(np.broadcast_to(item.image, (*item.image.shape[:2], 3))))
-        weight = cv2.resize(item.heatmap, original.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        colours = cv2.applyColorMap(np.uint8(255 * np.clip(weight, 0, 1)), cv2.COLORMAP_VIRIDIS)  # type: ignore[call-overload]
-        heat = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+        heat = colours(cv2.resize(item.heatmap, original.shape[1::-1], interpolation=cv2.INTER_LINEAR))
         overlay = cv2.addWeighted(original, 1 - OVERLAY_WEIGHT, heat, OVERLAY_WEIGHT, 0)
         pictures = {"original": original, "heatmap": heat, "overlay": overlay}
+        if item.volume is not None:
+            pictures["sheet"] = slice_sheet(item.volume)
         files = {kind: f"{stem}_{kind}.png" for kind in pictures}
         for kind, picture in pictures.items():
             _write_png(folder / files[kind], picture)

@@ -20,42 +20,36 @@ from torch import nn
 
 from archbench.artifacts import ArtifactError, read_json
 from archbench.batches import to_batch
-from archbench.models.building import NormalizedNetwork
-from archbench.registry import ARCHITECTURES
+from archbench.models.building import NormalizedNetwork, VolumeNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class FeatureHead(nn.Module):
-    """The last layer of a network on cached features.
+    """The last layer of a network on cached features; of volumes, the pooling of their slices before it.
 
     It is the network's own layer: when it has been trained, so has the network's head.
     """
 
     def __init__(self, network: NormalizedNetwork) -> None:
         super().__init__()
-        self.head = head_module(network)
+        self.head = network.top
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K) of features (B, F)."""
+        """Return logits (B, K) of features (B, F), of slices (B, D, F)."""
         logits: torch.Tensor = self.head(features)
         return logits
-
-
-def head_module(network: NormalizedNetwork) -> nn.Module:
-    """Return the module of the last layer."""
-    return network.network.get_submodule(ARCHITECTURES.get(network.architecture).head)
 
 
 @torch.no_grad()
 def extract_features(
     network: NormalizedNetwork, images: np.ndarray, *, batch_size: int, device: torch.device
 ) -> Iterator[np.ndarray]:
-    """Yield what the last layer gets from each batch of images, float32, shape (B, F)."""
+    """Yield what the backbone makes of each batch, float32, shape (B, F), of the slices of volumes (B, D, F)."""
     network.to(device).eval()
     caught: list[torch.Tensor] = []
-    hook = head_module(network).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    hook = network.feature_reader.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     try:
         for start in range(0, len(images), batch_size):
             caught.clear()
@@ -73,7 +67,7 @@ def features_key(content: Mapping[str, Any]) -> str:
 def build_features(
     path: Path, network: NormalizedNetwork, images: np.ndarray, *, batch_size: int, device: torch.device
 ) -> None:
-    """Write the features of all images to a .npy file of shape (N, F); one that is there is left alone.
+    """Write the features of all images to a .npy file, (N, F) or (N, D, F); one that is there is left alone.
 
     Raises:
         ArtifactError: If a feature is not finite, or the last layer takes no plain vector.
@@ -87,7 +81,8 @@ def build_features(
             return
         parts = list(extract_features(network, images, batch_size=batch_size, device=device))
         features = np.concatenate(parts)
-        if features.ndim != 2 or not np.isfinite(features).all():
+        n_dimensions = 3 if isinstance(network, VolumeNetwork) and not network.network.whole else 2
+        if features.ndim != n_dimensions or not np.isfinite(features).all():
             raise ArtifactError(
                 f"{network.architecture}: features of shape {features.shape} can't be cached "
                 "(wanted: finite, one vector per image); set training.cache_features: false"
@@ -95,11 +90,11 @@ def build_features(
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.npy")
         np.save(temporary, features)
         os.replace(temporary, path)
-        print(f"features {path.stem}: {features.shape[0]} x {features.shape[1]}", file=sys.stderr, flush=True)
+        print(f"features {path.stem}: {' x '.join(map(str, features.shape))}", file=sys.stderr, flush=True)
 
 
 def open_features(pointer: str | Path, *, n_images: int) -> np.ndarray:
-    """Return the features that a pointer file names, memory-mapped, float32, shape (N, F).
+    """Return the features that a pointer file names, memory-mapped, float32, (N, F) or (N, D, F).
 
     Raises:
         ArtifactError: If they are gone or belong to other images.

@@ -76,12 +76,15 @@ def fetch_file(repository: str, *names: str) -> Path:
     reason = "no such file in the folder" if is_folder(repository) else "HF_HUB_OFFLINE is set"
     if not is_folder(repository) and not is_offline():
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
         for name in names:
             try:
                 return Path(hf_hub_download(repository, name, local_dir=folder_of(repository)))
             except Exception as error:  # the client raises many kinds; each means: not to be had
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                if not isinstance(error, RemoteEntryNotFoundError):
+                    break  # no connection, no access: another file would only take as many tries again
     raise HubError(missing_file(repository, names[0], reason))
 
 

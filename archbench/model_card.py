@@ -149,9 +149,14 @@ def _networks(facts: Facts) -> str:
 
 
 def _preprocessing(facts: Facts) -> str:
+    from archbench_predict.volume_description import describes_volume
+
     blocks = []
     for member in facts.content["members"]:
         steps = member["preprocessing"]
+        if describes_volume(steps):
+            blocks.append(f"{member['name']}:\n" + _volume_steps(steps))
+            continue
         border, resize = steps["crop_border"], steps["resize"]
         lines = [
             f"decode: {steps['decode']['channels']}; EXIF orientation applied; deeper than 8 bit: "
@@ -170,6 +175,20 @@ def _preprocessing(facts: Facts) -> str:
     clahe = facts.configuration["datasets"][facts.content["provenance"]["dataset"]]["preprocessing"]["clahe"]
     note = f"\n\nCLAHE (clip {clahe}) was an augmentation of training alone." if clahe else ""
     return "\n\n".join(blocks) + note
+
+
+def _volume_steps(steps: Mapping[str, Any]) -> str:
+    slices, resize, spacing = steps["slices"], steps["resize"], steps["spacing_mm"]
+    lines = [
+        f"read a CT volume in Hounsfield units ({steps['read']['axes']}); declared slopes: "
+        f"{steps['read']['declared_slopes']}",
+        f"{slices['count']} slices, strategy {slices['strategy']}; {steps['between_slices']}",
+        *([f"resample to {' x '.join(f'{value:g}' for value in spacing)} mm (z, y, x)"] if spacing else []),
+        f"{'cut to' if spacing else 'resize to'} {resize['width']} x {resize['height']}; shrinking: "
+        f"{resize['shrinking']}; growing: {resize['growing']}",
+        "window and normalise: inside the network",
+    ]
+    return "\n".join(f"{k}. {line}" for k, line in enumerate(lines, start=1))
 
 
 def _numbers(values: Sequence[float]) -> str:

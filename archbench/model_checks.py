@@ -8,7 +8,7 @@ from typing import Any
 
 from archbench import hub
 from archbench.registry import ARCHITECTURES
-from archbench.settings import Model
+from archbench.settings import Dataset, Model
 from archbench.study_blocks import architecture_of
 
 RESERVED_MODEL_NAMES = ("ensemble", "data", "masks")
@@ -70,6 +70,38 @@ def common_drop_path_problems(name: str, model: Model, common: Any) -> list[str]
         f"training.drop_path: {model.architecture} has no residual branches to drop; set "
         f"models.{name}.training.drop_path: 0.0"
     ]
+
+
+VOLUME_KEYS = ("volume_pooling", "slice_input")
+
+
+def volume_problems(models: Mapping[str, Model], datasets: Mapping[str, Dataset], common: Any) -> list[str]:
+    """Return which models can't read the datasets' volumes or images, and which of their keys decide nothing.
+
+    Args:
+        common: The block `training`.
+    """
+    images = [name for name, dataset in datasets.items() if dataset.volumes is None]
+    problems = []
+    for name, model in models.items():
+        architecture = architecture_of(model.architecture)
+        if architecture is None or not datasets:
+            continue
+        whole = architecture.dimensions == 3
+        unread = [f"datasets.{dataset}" for dataset in images if architecture.input_problems(volumes=False)]
+        if unread:
+            problems.append(
+                f"models.{name}.architecture: {model.architecture} reads volumes alone, but there are images in "
+                f"{', '.join(unread)}; take an architecture of another family"
+            )
+        idle = f"{model.architecture} reads a volume whole" if whole else "no dataset holds volumes"
+        for key in VOLUME_KEYS if whole or len(images) == len(datasets) else ():
+            if getattr(model, key) != Model.model_fields[key].default:
+                problems.append(f"models.{name}.{key}: has no effect: {idle}; remove it")
+        inherited = common if isinstance(common, Mapping) else {}
+        if whole and model.training.get("channels_last", inherited.get("channels_last")) is True:
+            problems.append(f"models.{name}.training.channels_last: is a layout of images; {idle}; set it to false")
+    return problems
 
 
 def _weight_problems(model: Model, architecture: Any, check_files: bool) -> list[str]:

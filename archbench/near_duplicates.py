@@ -24,13 +24,17 @@ SKETCH_ERROR = 0.1
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Content hash, upright size (pixels), perceptual hash (64 bits), detail (64 * 64,) of unit norm."""
+    """Content hash, upright size (pixels), perceptual hash (64 bits), detail (64 * 64,) of unit norm.
+
+    `notes` say what about the file is odd but no fault.
+    """
 
     sha256: str
     width: int
     height: int
     perceptual_hash: int
     detail: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 class NearDuplicate(NamedTuple):
@@ -50,16 +54,21 @@ def inspect_file(path: Path, *, max_pixels: int, intensity: str) -> FileFacts:
     """
     data = read_image_file(path)
     gray, width, height = _small_gray(data, max_pixels=max_pixels, intensity=intensity)
-    import imagehash
-
-    bits = np.packbits(imagehash.phash(gray).hash.ravel())
     return FileFacts(
         sha256=hashlib.sha256(data).hexdigest(),
         width=width,
         height=height,
-        perceptual_hash=int(bits.view(">u8")[0]),
-        detail=_detail(gray),
+        perceptual_hash=perceptual_hash(gray),
+        detail=detail(gray),
     )
+
+
+def perceptual_hash(gray: Image.Image) -> int:
+    """64 bits of a gray picture's coarse pattern."""
+    import imagehash
+
+    bits = np.packbits(imagehash.phash(gray).hash.ravel())
+    return int(bits.view(">u8")[0])
 
 
 def _small_gray(data: bytes, *, max_pixels: int, intensity: str) -> tuple[Image.Image, int, int]:
@@ -84,16 +93,16 @@ def _small_gray(data: bytes, *, max_pixels: int, intensity: str) -> tuple[Image.
             raise damage(error) from error
 
 
-def _detail(gray: Image.Image) -> np.ndarray:
+def detail(gray: Image.Image) -> np.ndarray:
     """A thumbnail without its coarse shading, of unit norm: vessels and lesions rather than the disc."""
     import cv2
 
     thumbnail = gray.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
     pixels = np.asarray(thumbnail, dtype=np.float32)
-    detail = pixels - cv2.GaussianBlur(pixels, (0, 0), DETAIL_SIGMA)
-    detail -= detail.mean()
-    norm = float(np.linalg.norm(detail))
-    return (detail / max(norm, 1e-6)).astype(np.float16).ravel()
+    fine = pixels - cv2.GaussianBlur(pixels, (0, 0), DETAIL_SIGMA)
+    fine -= fine.mean()
+    norm = float(np.linalg.norm(fine))
+    return (fine / max(norm, 1e-6)).astype(np.float16).ravel()
 
 
 def near_duplicate_pairs(facts: Sequence[FileFacts], *, distance: int) -> list[NearDuplicate]:

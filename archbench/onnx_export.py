@@ -99,18 +99,21 @@ def export_raw(
 ) -> dict[int | None, Path]:
     """Write the raw ONNX files of one rung: input `images` (batch, C, S, S), output `logits` (batch, K).
 
+    Of a network of volumes the slices stand in place of channels: Hounsfield units (batch, D, S, S).
+
     Args:
         rung: A key of `EXPORTERS`, or `static`: one file per batch size, by dynamo.
         batch_sizes: Of the rung `static`.
-        fold_normalization: Take uint8 pixels and normalise inside; else float32 images, normalised.
+        fold_normalization: Take uint8 pixels and normalise inside; else float32 images, normalised. Of volumes it only
+            chooses int16 or float32.
     Returns:
         The file by its fixed batch size; None: any.
     Raises:
         ExportError: If the exporter fails, with its reason.
     """
     wrapped = WithLogits(network.cpu(), fold_normalization=fold_normalization).eval()
-    shape = (network.in_channels, network.image_size, network.image_size)
-    dtype = torch.uint8 if fold_normalization else torch.float32
+    shape = network.input_shape
+    dtype = network.input_dtype if fold_normalization else torch.float32
     files: dict[int | None, Path] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making; the gate decides

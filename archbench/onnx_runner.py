@@ -12,13 +12,23 @@ import numpy as np
 from archbench.onnx_session import make_session
 
 
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """Return rows of a cache with their channels, or slices, second: (B, C, S, S) of images, (B, D, S, S) of volumes.
+
+    Args:
+        images: Pixels, uint8, shape (B, S, S, C), or Hounsfield units, int16, shape (B, D, S, S).
+    """
+    return images.transpose(0, 3, 1, 2) if images.dtype == np.uint8 else images
+
+
 @dataclass(frozen=True)
 class InputForm:
     """What an exported network takes.
 
     Attributes:
-        mean, std: Per channel, of pixels 0-255.
-        normalized: Images arrive normalised, float32; else as uint8 pixels, and the graph normalises.
+        mean, std: Per channel, of pixels 0-255; of volumes 0 and 1.
+        normalized: Images arrive normalised, float32; else as uint8 pixels, and the graph normalises. Volumes arrive
+            in Hounsfield units, float32 or else int16, and the graph does the rest.
     """
 
     mean: tuple[float, ...]
@@ -26,12 +36,12 @@ class InputForm:
     normalized: bool
 
     def prepare(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return cached images as the network's input, shape (B, C, S, S).
+        """Return cached images as the network's input, shape (B, C, S, S), volumes as (B, D, S, S).
 
         Args:
-            images: The image cache, uint8, shape (N, S, S, C).
+            images: The image cache, uint8, shape (N, S, S, C), or of volumes, int16, shape (N, D, S, S).
         """
-        pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))
+        pixels = np.ascontiguousarray(channels_first(images[rows]))
         if not self.normalized:
             return pixels
         mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (self.mean, self.std))

@@ -172,9 +172,11 @@ class Export:
         self, precision: str, rung: str | None, status: str, reason: str | None, account: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         network = self.job.network
-        inputs: dict[str, Any] = {"shape": [network["in_channels"], network["image_size"], network["image_size"]]}
+        volume, side = network.get("volume"), network["image_size"]
+        inputs: dict[str, Any] = {"shape": [volume["slices"] if volume else network["in_channels"], side, side]}
         normalized = not self.job.fold_normalization
-        inputs |= {"normalized": normalized, "dtype": "float32" if normalized else "uint8"}
+        folded = "int16" if volume else "uint8"
+        inputs |= {"normalized": normalized, "dtype": "float32" if normalized else folded}
         if self._reference is not None:
             inputs |= {"mean": list(self._reference.form.mean), "std": list(self._reference.form.std)}
         base = {"precision": precision, "rung": rung, "status": status, "reason": reason, "inputs": inputs}

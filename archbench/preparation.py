@@ -16,6 +16,7 @@ from archbench.artifacts import write_json, write_table, write_text
 from archbench.audit import ERROR, Audit, AuditSettings, Problem, audit_source
 from archbench.datasets import DatasetError, Source, SourceSettings, split_name
 from archbench.label_counts import label_summary, label_warnings, strata, zone_summary
+from archbench.manifest import fold_table, manifest_table
 from archbench.registry import DATASETS
 from archbench.splits import PARTS, Protocol, SplitError, Splits, make_splits
 from archbench.tasks import UNGRADABLE, get_task
@@ -51,11 +52,13 @@ def prepare(
     audit_settings: AuditSettings,
     threads: int,
     provenance: Mapping[str, Any],
+    rescale: str | None = None,
 ) -> Prepared:
     """Read, audit and split a dataset.
 
     Args:
         classes: Class names; of zones the ungradable ones are the last class.
+        rescale: How declared slopes of CT volumes are applied; None for pictures.
     Raises:
         DatasetError: If the data can't be used; its `audit` holds everything that was found.
     """
@@ -73,6 +76,7 @@ def prepare(
         use_fold=use_fold,
         threads=threads,
         outputs=outputs,
+        rescale=rescale,
     )
     kind = _Kind(task=task, outputs=outputs, classes=tuple(classes), labels=source.label_names)
     summary = _audit_summary(
@@ -91,7 +95,9 @@ def prepare(
     summary["folds"] = _fold_summary(found, splits, kind)
     summary["warnings"] += [*splits.warnings, *_class_warnings(found, splits, kind)]
     return Prepared(
-        manifest=_manifest(found, kind),
+        manifest=manifest_table(
+            found.cases, kind.targets(found), labels=kind.labels, classes=kind.outputs == "classes"
+        ),
         manifest_metadata={
             "provenance": dict(provenance),
             "root": source.root.as_posix(),
@@ -101,7 +107,7 @@ def prepare(
             "phantom": source.phantom,
             **get_task(task).table_metadata(classes),
         },
-        folds=_fold_table(found, splits),
+        folds=fold_table(found.cases, splits.parts),
         folds_metadata={
             "provenance": dict(provenance),
             "protocol": asdict(protocol),
@@ -223,6 +229,7 @@ def _audit_summary(
         "n_dropped": len(found.dropped),
         "problems": [asdict(problem) for problem in found.problems],
         "dropped": dict(sorted(Counter(found.dropped.values()).items())),
+        **({"volumes": found.volumes} if found.volumes else {}),
         "protocol": asdict(protocol),
         "warnings": [*found.warnings, *warnings],
         "folds": [],
@@ -271,54 +278,6 @@ def _class_warnings(found: Audit, splits: Splits, kind: _Kind) -> list[str]:
         if lacking:
             warnings.append(f"class {name} has no case in {', '.join(lacking)}: it has too few patients")
     return warnings
-
-
-def _manifest(found: Audit, kind: _Kind) -> pa.Table:
-    import pyarrow as pa
-
-    cases = found.cases
-    columns = dict(zip(kind.labels, kind.targets(found).T, strict=True))
-    type_of = pa.int8() if kind.outputs == "classes" else pa.float32()
-    masks = {"mask": pa.array([case.raw.mask for case in cases], pa.string())} if any(c.raw.mask for c in cases) else {}
-    if any(case.raw.spacing_mm for case in cases):
-        for k, name in enumerate(("row_mm", "column_mm")):
-            masks[name] = pa.array([case.raw.spacing_mm and case.raw.spacing_mm[k] for case in cases], pa.float64())
-    if any(case.raw.volume for case in cases):
-        masks["volume"] = pa.array([case.raw.volume for case in cases], pa.string())
-        masks["slice_mm"] = pa.array([case.raw.slice_mm for case in cases], pa.float64())
-    return pa.table(
-        {
-            "case_id": pa.array([case.case_id for case in cases], pa.string()),
-            "patient_id": pa.array([case.patient_id for case in cases], pa.string()),
-            "image": pa.array([case.case_id for case in cases], pa.string()),
-            "sha256": pa.array([case.facts.sha256 for case in cases], pa.string()),
-            "width": pa.array([case.facts.width for case in cases], pa.int32()),
-            "height": pa.array([case.facts.height for case in cases], pa.int32()),
-            **{
-                f"target_{name}": pa.array(values, type_of, mask=np.isnan(values))
-                if kind.outputs != "classes"
-                else pa.array(values.astype(np.int8), type_of)
-                for name, values in columns.items()
-            },
-            **masks,
-            "source_row": pa.array([case.raw.row for case in cases], pa.int32()),
-            "lesions": pa.array([case.raw.lesions for case in cases], pa.string()),
-        }
-    )
-
-
-def _fold_table(found: Audit, splits: Splits) -> pa.Table:
-    import pyarrow as pa
-
-    cases, n_folds = found.cases, len(splits.parts)
-    return pa.table(
-        {
-            "case_id": pa.array([case.case_id for case in cases] * n_folds, pa.string()),
-            "patient_id": pa.array([case.patient_id for case in cases] * n_folds, pa.string()),
-            "fold": pa.array(np.repeat(np.arange(n_folds), len(cases)), pa.int32()),
-            "split": pa.array([PARTS[part] for part in splits.parts.ravel().tolist()], pa.string()),
-        }
-    )
 
 
 def _as_csv(table: pa.Table) -> str:

@@ -67,11 +67,55 @@ class Preprocessing(Settings):
     )
 
 
-class Phantom(Settings):
-    """Drawn data with known truth (formats `phantom`, `phantom_chest`, `phantom_zones`)."""
+class SliceChoice(Settings):
+    """Which slices of a volume are used."""
 
-    patients: int = Field(300, ge=20, description="Patients, two images each (two eyes, two visits).")
-    image_size: int = Field(160, ge=64, description="Side of the drawn images, pixels.")
+    strategy: Literal["multi", "anatomical", "all", "best"] = Field(
+        "multi",
+        description="multi: `count` slices, 20 % of them in the lowest third, 60 % in the middle one, 20 % in the "
+        "highest; anatomical: six at .1 .25 .4 .55 .7 .85 of the height; all: the whole volume in `count` slabs "
+        "side by side, so the z of `spacing` has no effect; best: the one with most lung.",
+    )
+    count: int = Field(12, ge=1, le=1024, description="Number of slices (multi, all).")
+
+    @property
+    def depth(self) -> int:
+        """Number of slices that the strategy gives."""
+        return {"anatomical": 6, "best": 1}.get(self.strategy, self.count)
+
+
+class Volumes(Settings):
+    """How slices are made of CT volumes (formats `ct_rate`, `phantom_ct`, `phantom_ct_hybrid`)."""
+
+    hu_window: list[float] = Field(
+        default=[-1000.0, 1000.0],
+        min_length=2,
+        max_length=2,
+        description="Hounsfield units that networks see as black and as white. The cache is not clipped to it.",
+    )
+    spacing: list[float] | None = Field(
+        None,
+        min_length=3,
+        max_length=3,
+        description="Voxel size to resample to: z, y, x in mm, such as [1.5, .75, .75]. The field of view is then "
+        "image_size × spacing around the centre: the rest is cut off, what lacks is air. Unset: the file's own slices, "
+        "each squeezed whole into the square.",
+    )
+    rescale: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Slope and intercept of the metadata table: applied unless the voxels are Hounsfield units "
+        "already, always, or never. Those of a file's own header always are.",
+    )
+    slices: SliceChoice = Field(default_factory=SliceChoice)
+
+
+class Phantom(Settings):
+    """Drawn data with known truth (formats `phantom`, `phantom_chest`, `phantom_zones`, `phantom_ct`, `…_hybrid`)."""
+
+    patients: int = Field(
+        300, ge=20, description="Patients, two images each (two eyes, two visits); phantom_ct: one to four volumes."
+    )
+    image_size: int = Field(160, ge=64, description="Side of the drawn images, pixels; of volumes, of their slices.")
     seed: int = Field(42, ge=0, description="Seed of the drawing.")
     confounder: float = Field(
         0.0,
@@ -137,8 +181,8 @@ class Dataset(Settings):
     """One folder of images with its table."""
 
     format: str = Field(
-        description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, image_masks, phantom, "
-        "phantom_chest, phantom_zones, phantom_masks."
+        description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, ct_rate, image_masks, phantom, "
+        "phantom_chest, phantom_zones, phantom_ct, phantom_ct_hybrid, phantom_masks."
     )
     csv: str | None = Field(None, description="The table, relative to `root`.")
     root: str | None = Field(
@@ -148,8 +192,13 @@ class Dataset(Settings):
     )
     images: str | None = Field(
         None,
-        description="Folder of the images inside `root` (aptos, eyepacs, csi_zones); image_masks: the folder of "
-        "<case>_0000.nii.gz, <case>.nii.gz or pictures, or one file.",
+        description="Folder of the images inside `root` (aptos, eyepacs, csi_zones, ct_rate); image_masks: the folder "
+        "of <case>_0000.nii.gz, <case>.nii.gz or pictures, or one file.",
+    )
+    metadata: str | None = Field(
+        None,
+        description="Table of slopes, intercepts and spacings inside `root` (ct_rate): VolumeName, RescaleSlope, "
+        "RescaleIntercept, XYSpacing, ZSpacing.",
     )
     columns: Columns | None = Field(None, description="Column names (`table` only).")
     delimiter: Literal[",", ";", "\t", "|"] | None = Field(None, description="Separator of the CSV; found if unset.")
@@ -160,7 +209,8 @@ class Dataset(Settings):
         description="Class names in order of their index (ordinal, multiclass, zones); labels have none.",
     )
     labels: list[str] = Field(
-        default_factory=list, description="Label columns to use, in this order (chexpert; default: all 14)."
+        default_factory=list,
+        description="Label columns to use, in this order (chexpert, ct_rate; default: all 14, all 18).",
     )
     missing_label: Literal["drop", "error", "mask"] = Field(
         "drop",
@@ -179,6 +229,7 @@ class Dataset(Settings):
         default_factory=dict, description="Patients or images to leave out; each one is listed in the audit."
     )
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    volumes: Volumes | None = Field(None, description="Slices of CT volumes; their formats take the defaults if unset.")
     phantom: Phantom | None = Field(None, description="Drawing (phantom formats only).")
 
 
@@ -324,6 +375,16 @@ class Model(Settings):
     head_hidden: int = Field(512, ge=1, description="Units of the hidden layer (head: mlp).")
     attention: Literal["none", "se", "cbam"] = Field(
         "none", description="Attention block on the feature map before pooling, reduction 16."
+    )
+    volume_pooling: Literal["mean", "max", "attention"] = Field(
+        "attention",
+        description="Volumes: how the features of the slices become those of the volume; attention is gated and "
+        "learned. Three-dimensional architectures pool none.",
+    )
+    slice_input: Literal["single", "triplet"] = Field(
+        "triplet",
+        description="Volumes: what the backbone sees of a slice: it alone, or with its neighbours among the chosen "
+        "slices as the other two channels (2.5D).",
     )
     training: dict[str, object] = Field(default_factory=dict, description="Overrides of `training`.")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from archbench.augmentation import augment, augment_with_masks
+from archbench.augmentation import augment, augment_volumes, augment_with_masks
 from archbench.batches import to_batch
 from archbench.freezing import Stages, open_stages, set_trainable
 from archbench.losses.loss import LossFunction, PixelLoss, mean_of
@@ -37,7 +37,8 @@ class TrainingData:
     """The cached inputs and the rows of both parts.
 
     Attributes:
-        images: Images, uint8, shape (N, S, S, 3), or features, float32, shape (N, F); memory-mapped.
+        images: Images, uint8, shape (N, S, S, 3), volumes, int16, shape (N, D, S, S), or features, float32, shape
+            (N, F), of slices (N, D, F); memory-mapped.
         clahe: The images after contrast equalisation, used for training alone; None without.
         train_rows, val_rows: Rows of the cache.
         train_targets, val_targets: Targets of these rows, float64, shape (n, L), NaN where unknown.
@@ -46,6 +47,7 @@ class TrainingData:
         class_names: Names of the classes of one zone, for the validation metric, which leaves out ungradable ones.
         masks: Class indices of segmentation, uint8, shape (N, S, S), memory-mapped; the targets then say which
             structures a case holds.
+        hu_window: Of volumes, the window in Hounsfield units; None: these are images.
     """
 
     images: np.ndarray
@@ -58,6 +60,12 @@ class TrainingData:
     outputs: str = "classes"
     class_names: tuple[str, ...] = ()
     masks: np.ndarray | None = None
+    hu_window: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels; of features it means nothing."""
+        return int(self.images.shape[min(2, self.images.ndim - 1)])
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,8 @@ def _update(
     """
     settings, loss, optimizer, scaler = trainer.settings, trainer.loss, trainer.optimizer, trainer.scaler
     targets = [torch.from_numpy(trainer.data.train_targets[p]).float().to(trainer.device) for p in passes]
-    size = trainer.data.images.shape[1]
-    mixes = [draw_mix(len(p), mixup=settings.mixup, cutmix=settings.cutmix, size=size, generator=draws) for p in passes]
+    size, mixing = trainer.data.size, {"mixup": settings.mixup, "cutmix": settings.cutmix}
+    mixes = [draw_mix(len(p), **mixing, size=size, generator=draws) for p in passes]
     weight = torch.stack([blend(m, loss.weights, t).sum() for m, t in zip(mixes, targets, strict=True)]).sum()
     total = torch.zeros((), device=trainer.device)
     optimizer.zero_grad(set_to_none=True)
@@ -191,11 +199,13 @@ def training_batch(
 ) -> torch.Tensor:
     """Return the augmented and mixed inputs at some positions of the training part."""
     images = _pixels(trainer, positions, draws)
-    if images.ndim == 2:  # features of a frozen backbone
+    if images.ndim < 4:  # features of a frozen backbone
         return images
-    settings = trainer.settings
-    images = augment(images, strength=settings.augmentation, flips=_flips(settings), generator=generator)
-    return _laid_out(images if mix is None else mix.images(images), settings)
+    settings, hu_window = trainer.settings, trainer.data.hu_window
+    change = augment if hu_window is None else partial(augment_volumes, hu_window=hu_window)
+    images = change(images, strength=settings.augmentation, flips=_flips(settings), generator=generator)
+    images = images if mix is None else mix.images(images)
+    return images if hu_window is not None else _laid_out(images, settings)  # slices are no channels
 
 
 def training_batch_with_masks(
@@ -227,7 +237,7 @@ def _pixels(trainer: Trainer, positions: np.ndarray, draws: np.random.Generator)
     data, settings = trainer.data, trainer.settings
     rows = data.train_rows[positions]
     images = to_batch(data.images, rows, trainer.device).float()
-    if images.ndim > 2 and data.clahe is not None:
+    if images.ndim > 3 and data.clahe is not None:
         chosen = np.flatnonzero(draws.random(len(rows)) < settings.clahe_probability)
         if len(chosen):
             picked = torch.from_numpy(chosen).to(trainer.device)

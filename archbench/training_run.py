@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,12 @@ def run_training(
     device = devices.resolve_device(job.device)
     dtype = devices.resolve_precision(job.recipe.precision, device)
     network, report = start_network(job, cases)
-    data = training_data(job.dataset.task, cases, parts)
+    data = training_data(job.dataset.task, cases, parts, volume=job.network.get("volume"))
     print(_start_line(job, data, device, dtype), file=sys.stderr, flush=True)
     trained: NormalizedNetwork | FeatureHead = network
     if features:
         arrays = open_features(features, n_images=len(cases.cache.images))
-        data = replace(data, images=arrays, clahe=None)
+        data = replace(data, images=arrays, clahe=None, hu_window=None)
         trained = FeatureHead(network)
     result = train(
         trained,
@@ -83,9 +83,10 @@ def run_training(
 
 def _start_line(job: Job, data: TrainingData, device: torch.device, dtype: torch.dtype) -> str:
     mixed = f"on ({str(dtype).removeprefix('torch.')})" if dtype != torch.float32 else "off"
+    inputs = "images" if data.hu_window is None else f"volumes of {job.network['volume']['slices']} slices"
     return (
         f"{job.model.architecture} at {job.network['image_size']} px on {devices.device_name(device)}, mixed precision "
-        f"{mixed}, {len(data.train_rows)} training and {len(data.val_rows)} validation images{_unused_gpu(device)}"
+        f"{mixed}, {len(data.train_rows)} training and {len(data.val_rows)} validation {inputs}{_unused_gpu(device)}"
     )
 
 
@@ -97,8 +98,14 @@ def _unused_gpu(device: torch.device) -> str:
     return "; SLURM gave this job a GPU, but torch sees none: check the node's driver (nvidia-smi)"
 
 
-def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> TrainingData:
-    """Return the rows and targets of the training and the validation part."""
+def training_data(
+    task: str, cases: Cases, parts: tuple[Part, Part], *, volume: Mapping[str, Any] | None = None
+) -> TrainingData:
+    """Return the rows and targets of the training and the validation part.
+
+    Args:
+        volume: Of a network of volumes, what `build_network` takes.
+    """
     known = [~np.isnan(part.targets).all(axis=1) for part in parts]
     rows = [part.rows[mask] for part, mask in zip(parts, known, strict=True)]
     targets = [part.targets[mask] for part, mask in zip(parts, known, strict=True)]
@@ -113,4 +120,5 @@ def training_data(task: str, cases: Cases, parts: tuple[Part, Part]) -> Training
         outputs=TASKS[task].outputs,
         class_names=cases.class_names,
         masks=cases.cache.masks if TASKS[task].outputs == "masks" else None,
+        hu_window=None if volume is None else (float(volume["hu_window"][0]), float(volume["hu_window"][1])),
     )

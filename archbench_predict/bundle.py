@@ -18,6 +18,7 @@ from typing import Any
 
 from archbench_predict.description import DescriptionError, Normalization, described_normalization, described_steps
 from archbench_predict.images import Preprocessing
+from archbench_predict.volume_description import VolumePreparation, described_volume_steps, describes_volume
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
@@ -34,12 +35,14 @@ class Member:
 
     Attributes:
         path: Its ONNX file.
+        preprocessing: Of pictures, or of CT volumes.
+        max_pixels: Pixels, or voxels, that a header may claim.
         normalized: The graph expects normalised float32 input; otherwise pixels 0-255.
     """
 
     name: str
     path: Path
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | VolumePreparation
     max_pixels: int
     normalization: Normalization
     normalized: bool
@@ -68,6 +71,11 @@ class Bundle:
     def needs_masks(self) -> bool:
         """Whether the networks were trained on images cut or blanked by a mask."""
         return any(member.preprocessing.mask_focus != "none" for member in self.members)
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether its networks read CT volumes."""
+        return any(isinstance(member.preprocessing, VolumePreparation) for member in self.members)
 
 
 @contextmanager
@@ -121,8 +129,12 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _member(folder: Path, entry: Mapping[str, Any]) -> Member:
+    preprocessing: Preprocessing | VolumePreparation
     try:
-        preprocessing, max_pixels = described_steps(entry["preprocessing"])
+        if describes_volume(entry["preprocessing"]):
+            preprocessing, max_pixels = described_volume_steps(entry["preprocessing"])
+        else:
+            preprocessing, max_pixels = described_steps(entry["preprocessing"])
         normalization = described_normalization(entry["normalization"])
     except DescriptionError as error:
         raise BundleError(f"{folder / CONTENT}, member {entry['name']!r}: {error}") from error

@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from archbench_predict import __version__
-from archbench_predict.bundle import BundleError, open_bundle
+from archbench_predict.bundle import Bundle, BundleError, open_bundle
+from archbench_predict.hounsfield import Declared
 from archbench_predict.images import ImageError
 from archbench_predict.network import usable_cores
 from archbench_predict.predictor import Inputs, Predictor
 from archbench_predict.records import FORMATS, open_writer, to_records
-from archbench_predict.sources import Columns, Item, SourceError, find_images, mask_of
+from archbench_predict.sources import SUFFIXES, Columns, Item, SourceError, find_images, mask_of
 from archbench_predict.streaming import stream
+from archbench_predict.volume_metadata import SUFFIXES as VOLUME_SUFFIXES
+from archbench_predict.volume_metadata import MetadataError, read_declared, stem
 
 REFUSED, SOME_FAILED = 1, 3
 PROGRESS_SECONDS = 2.0
@@ -36,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("images", nargs="*", help="folders, patterns ('scans/*.png'), CSV tables, image files")
     made.add_argument("--out", type=Path, help="file to write: .csv, .json or .jsonl")
     made.add_argument("--masks", help="folder of masks named like the images, for bundles that were trained with masks")
+    made.add_argument("--metadata", type=Path, help="table of slopes and spacings for volumes whose files lack them")
+    made.add_argument("--challenge", action="store_true", help="write [{input_image_name, probabilities}] (labels)")
+    made.add_argument("--top", type=_positive, default=0, help="also name the so many likeliest labels or classes")
     made.add_argument("--image-column", help="column of a table that names the image")
     made.add_argument("--case-column", help="column of a table that names the case")
     made.add_argument("--root", help="folder that a table's paths are relative to (default: the table's own)")
@@ -63,9 +69,13 @@ def main(argv: list[str] | None = None) -> int:
             options.error("name images and --out FILE (or --check)")
         if arguments.out.suffix not in FORMATS:
             options.error(f"--out: a name that ends in {', '.join(FORMATS)}, not {arguments.out.name!r}")
+        if arguments.challenge and arguments.out.suffix != ".json":
+            options.error("--challenge writes JSON: --out FILE.json")
+        if arguments.challenge and arguments.top:
+            options.error("--top has no effect with --challenge, whose files hold all labels")
     try:
         return _run(arguments)
-    except (BundleError, SourceError, OSError) as error:
+    except (BundleError, SourceError, MetadataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
@@ -78,26 +88,40 @@ def _run(arguments: argparse.Namespace) -> int:
     with open_bundle(arguments.bundle) as bundle:
         if bundle.needs_masks and not arguments.masks and not arguments.check:
             raise BundleError("the networks were trained with masks: give --masks FOLDER")
+        _check_options(bundle, arguments)
         predictor = Predictor(bundle, threads=threads)
         difference = predictor.check_example()
         print(f"{bundle.name} ({bundle.identity[:12]}): intact, example within {difference:.0e}", file=sys.stderr)
         return 0 if arguments.check else _predict_all(predictor, arguments, workers=arguments.workers or threads)
 
 
+def _check_options(bundle: Bundle, arguments: argparse.Namespace) -> None:
+    outputs = bundle.content["outputs"]
+    if arguments.metadata is not None and not bundle.reads_volumes:
+        raise SourceError("--metadata describes CT volumes; this bundle reads pictures")
+    if arguments.challenge and outputs != "labels":
+        raise SourceError(f"--challenge is for bundles of several labels; this one gives {outputs}")
+    if arguments.top and outputs not in ("labels", "classes"):
+        raise SourceError(f"--top is for bundles of labels or classes; this one gives {outputs}")
+
+
 def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, workers: int) -> int:
     columns = Columns(arguments.image_column, arguments.case_column, arguments.root)
-    total = sum(1 for _ in find_images(arguments.images, columns))
+    suffixes = VOLUME_SUFFIXES if predictor.bundle.reads_volumes else SUFFIXES
+    declared = read_declared(arguments.metadata) if arguments.metadata else {}
+    total = sum(1 for _ in find_images(arguments.images, columns, suffixes))
     failed = 0
     report = (lambda done, failed: None) if arguments.quiet else _progress(total)
     has_calibration = predictor.bundle.content["calibration"]["method"] != "none"
     answers = stream(
-        find_images(arguments.images, columns),
-        prepare=partial(_prepare, predictor, arguments.masks),
-        predict=lambda batch: to_records(predictor.predict(batch), predictor.task),
+        find_images(arguments.images, columns, suffixes),
+        prepare=partial(_prepare, predictor, arguments.masks, declared),
+        predict=lambda batch: to_records(predictor.predict(batch), predictor.task, top=arguments.top),
         batch_size=arguments.batch_size,
         workers=workers,
     )
-    with open_writer(arguments.out, predictor.task, calibrated=has_calibration) as writer:
+    kind = {"top": bool(arguments.top), "challenge": arguments.challenge}
+    with open_writer(arguments.out, predictor.task, calibrated=has_calibration, **kind) as writer:
         for done, (item, answer) in enumerate(_finite(answers), start=1):
             error = str(answer) if isinstance(answer, ImageError) else None
             if error is not None:
@@ -109,10 +133,11 @@ def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, workers
     return SOME_FAILED if failed else 0
 
 
-def _prepare(predictor: Predictor, masks: str | None, item: Item) -> Inputs:
+def _prepare(predictor: Predictor, masks: str | None, declared: Mapping[str, Declared], item: Item) -> Inputs:
     if not item.path:
         raise ImageError("missing_file", "the table names no image")
-    return predictor.prepare(item.path, mask_of(item, masks) if masks else None)
+    facts = declared.get(stem(item.path))
+    return predictor.prepare(item.path, mask_of(item, masks) if masks else None, facts)
 
 
 def _finite(answers: Iterable[tuple[Item, Any]]) -> Iterable[tuple[Item, Any]]:

@@ -1,4 +1,4 @@
-"""One ONNX file as a function from preprocessed images to logits."""
+"""One ONNX file as a function from preprocessed images or volumes to logits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from archbench_predict.bundle import BundleError, Member
 from archbench_predict.images import preprocess
+from archbench_predict.volume_description import VolumePreparation
+from archbench_predict.volumes import Volume, prepare_volume
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,7 +24,8 @@ class Network:
         self._session = _session(member, threads=threads)
         given = self._session.get_inputs()[0]
         self._input, self._batch = given.name, given.shape[0]
-        self._type = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(given.type, np.float32)
+        types = {"tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(float16)": np.float16}
+        self._type = types.get(given.type, np.float32)
 
     def prepare(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Return the input of one decoded picture (H, W, 3), shape (C, S, S).
@@ -30,14 +33,22 @@ class Network:
         Args:
             mask: Boolean, shape (H, W), for bundles with a mask focus.
         """
+        assert not isinstance(self.member.preprocessing, VolumePreparation)
         square, equalized, _ = preprocess(image, self.member.preprocessing, mask)
         pixels = square if equalized is None else equalized
         if self.member.normalized:
             return self.member.normalization.apply(pixels).astype(self._type, copy=False)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(self._type, copy=False)
 
+    def prepare_volume(self, volume: Volume) -> np.ndarray:
+        """Return the input of one volume: Hounsfield units, shape (D, S, S); the network windows them."""
+        preparation = self.member.preprocessing
+        assert isinstance(preparation, VolumePreparation)
+        slices = prepare_volume(volume, preparation.settings, size=preparation.size)
+        return slices.astype(self._type, copy=False)
+
     def logits(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits of inputs (B, C, S, S), float32, shape (B, K).
+        """Return the logits of inputs (B, C, S, S), of volumes (B, D, S, S), float32, shape (B, K).
 
         A graph with a fixed batch is fed in such portions, the last one filled up with zeros.
         """

@@ -13,9 +13,12 @@ import numpy as np
 
 from archbench_predict import outputs
 from archbench_predict.bundle import Bundle, BundleError
+from archbench_predict.hounsfield import Declared
 from archbench_predict.images import decode, read_image_file, read_mask
 from archbench_predict.network import Network
 from archbench_predict.outputs import Array, Task
+from archbench_predict.volume_description import VolumePreparation
+from archbench_predict.volumes import Volume, read_volume
 
 EXAMPLE_TOLERANCE = 1e-4
 QUANTIZED_TOLERANCE = 5e-2  # whole-number kernels differ between processors
@@ -56,17 +59,22 @@ class Predictor:
         self._networks = [Network(member, threads=threads) for member in bundle.members]
         self._width = len(content["logits"])
 
-    def prepare(self, path: str, mask: str | None = None) -> Inputs:
-        """Return one input (C, S, S) per member, of one image file decoded once.
+    def prepare(self, path: str, mask: str | None = None, declared: Declared | None = None) -> Inputs:
+        """Return one input (C, S, S) per member, of volumes (D, S, S), of one file decoded once.
 
+        Args:
+            declared: What a table says of a volume beside its file.
         Raises:
             ImageError: If the image or its mask is missing, damaged or too large.
         """
+        if self.bundle.reads_volumes:
+            return self._prepare_volume(path, declared)
         data = read_image_file(Path(path))
         pictures: dict[tuple[int, str], tuple[np.ndarray, np.ndarray | None]] = {}
         inputs = []
         for network in self._networks:
             limit, settings = network.member.max_pixels, network.member.preprocessing
+            assert not isinstance(settings, VolumePreparation)
             kind = (limit, settings.intensity)
             if kind not in pictures:
                 image = decode(data, max_pixels=limit, intensity=settings.intensity)
@@ -74,6 +82,18 @@ class Predictor:
                 read = None if mask is None else read_mask(Path(mask), shape=(shape[0], shape[1]), max_pixels=limit)
                 pictures[kind] = image, read
             inputs.append(network.prepare(*pictures[kind]))
+        return inputs
+
+    def _prepare_volume(self, path: str, declared: Declared | None) -> Inputs:
+        volumes: dict[tuple[int, str], Volume] = {}
+        inputs = []
+        for network in self._networks:
+            preparation = network.member.preprocessing
+            assert isinstance(preparation, VolumePreparation)
+            kind = (network.member.max_pixels, preparation.rescale)
+            if kind not in volumes:
+                volumes[kind] = read_volume(path, declared=declared, max_voxels=kind[0], rescale=kind[1])
+            inputs.append(network.prepare_volume(volumes[kind]))
         return inputs
 
     def member_logits(self, prepared: Sequence[Inputs]) -> Array:

@@ -19,16 +19,28 @@ from archbench_predict.sources import Item
 FORMATS = (".csv", ".json", ".jsonl")
 
 
-def to_records(answers: Answers, task: Task) -> list[dict[str, Any]]:
-    """Return one record per image: label or labels, value, probabilities, calibrated probabilities (where fitted)."""
+def to_records(answers: Answers, task: Task, *, top: int = 0) -> list[dict[str, Any]]:
+    """Return one record per image: label or labels, value, probabilities, calibrated probabilities (where fitted).
+
+    Args:
+        top: Also the so many likeliest classes or labels, from the likeliest on.
+    """
     return [
         {
             **_called(answers.called[i], task),
+            **({"top": _likeliest(answers, i, task, top)} if top else {}),
             **_kind("probabilities", answers.probabilities[i], task),
             **(_kind("calibrated", answers.calibrated[i], task) if answers.calibrated is not None else {}),
         }
         for i in range(len(answers.logits))
     ]
+
+
+def _likeliest(answers: Answers, i: int, task: Task, top: int) -> list[dict[str, Any]]:
+    values = (answers.probabilities if answers.calibrated is None else answers.calibrated)[i]
+    names = task.labels if task.outputs == "labels" else task.classes
+    order = np.argsort(-values, kind="stable")[:top].tolist()
+    return [{"label": names[k], "probability": _number(values[k])} for k in order]
 
 
 def _called(called: Any, task: Task) -> dict[str, Any]:
@@ -65,8 +77,8 @@ class Writer(Protocol):
 
 
 class _Csv:
-    def __init__(self, file: TextIO, task: Task, *, calibrated: bool) -> None:
-        self._task, self._calibrated = task, calibrated
+    def __init__(self, file: TextIO, task: Task, *, calibrated: bool, top: bool) -> None:
+        self._task, self._calibrated, self._top = task, calibrated, top
         self._writer = csv.DictWriter(file, self._columns(), restval="", lineterminator="\n")
         self._writer.writeheader()
 
@@ -80,6 +92,8 @@ class _Csv:
     def _cells(self, key: str, value: Any) -> dict[str, Any]:
         if key == "label" and isinstance(value, list):
             return {"label": ";".join(value)}
+        if key == "top":
+            return {"top": ";".join(f"{found['label']} {found['probability']:.3f}" for found in value)}
         name = {"probabilities": "probability"}.get(key, key)
         if not isinstance(value, dict):
             return {name: value}
@@ -100,6 +114,7 @@ class _Csv:
             names = [f"{zone}_{name}" for zone in task.labels for name in task.scored]
         else:
             called, names = ["label"], list(task.labels if task.outputs == "labels" else task.classes)
+        called += ["top"] if self._top else []
         return ["case_id", "image", "error", *called, *(f"{kind}_{name}" for kind in kinds for name in names)]
 
 
@@ -111,7 +126,9 @@ class _Json:
 
     def write(self, item: Item, record: dict[str, Any] | None, error: str | None) -> None:
         """Write one object."""
-        content = {"case_id": item.case_id, "image": item.path, **({"error": error} if error else record or {})}
+        self._put({"case_id": item.case_id, "image": item.path, **({"error": error} if error else record or {})})
+
+    def _put(self, content: dict[str, Any]) -> None:
         before = "" if self._lines else ("[\n" if self._first else ",\n")
         self._file.write(before + json.dumps(content, ensure_ascii=False) + ("\n" if self._lines else ""))
         self._first = False
@@ -122,21 +139,38 @@ class _Json:
             self._file.write("[]\n" if self._first else "\n]\n")
 
 
+class _Challenge(_Json):
+    """What challenges on multi-abnormality CT ask for: [{input_image_name, probabilities: {label: p}}]."""
+
+    def write(self, item: Item, record: dict[str, Any] | None, error: str | None) -> None:
+        """Write one object; what could not be read is left out, since a made-up probability would be scored."""
+        if record is None:
+            return
+        name = os.path.basename(item.path)
+        name = os.path.basename(item.case_id) if name.lower() == "slices.csv" else name
+        probabilities = record.get("calibrated", record["probabilities"])
+        self._put({"input_image_name": name, "probabilities": probabilities})
+
+
 @contextmanager
-def open_writer(path: Path, task: Task, *, calibrated: bool) -> Iterator[Writer]:
+def open_writer(
+    path: Path, task: Task, *, calibrated: bool, top: bool = False, challenge: bool = False
+) -> Iterator[Writer]:
     """Give a writer; the file gets its name when it is whole, until then it is `<name>.partial`.
 
     Args:
         path: Its suffix says the format: .csv, .json or .jsonl.
         calibrated: Whether there are calibrated probabilities.
+        top: Whether records name the likeliest findings.
+        challenge: Whether to write the JSON of challenges.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            yield _Csv(file, task, calibrated=calibrated)
+            yield _Csv(file, task, calibrated=calibrated, top=top)
         else:
-            writer = _Json(file, lines=path.suffix == ".jsonl")
+            writer = (_Challenge if challenge else _Json)(file, lines=path.suffix == ".jsonl")
             yield writer
             writer.end()
     os.replace(partial, path)

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from archbench_predict.volume_metadata import SUFFIXES as VOLUME_SUFFIXES
+
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
-IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename")
+IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "VolumeName")
 CASE_COLUMNS = ("case_id", "case", "id_code", "id", "FileID")
 TABLES = {".csv": ",", ".tsv": "\t"}
 
@@ -39,57 +41,65 @@ class Columns:
     root: str | None = None
 
 
-def find_images(sources: Sequence[str], columns: Columns) -> Iterator[Item]:
+def find_images(sources: Sequence[str], columns: Columns, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Item]:
     """Yield the images of all sources in order; a folder's by name, its folders included.
 
+    Args:
+        suffixes: What files are images, or `VOLUME_SUFFIXES`.
     Raises:
         SourceError: If a source doesn't exist or holds no image, or a table lacks its column.
     """
     for source in sources:
         empty = True
-        for item in _images_of(source, columns):
+        for item in _images_of(source, columns, suffixes):
             empty = False
             yield item
         if empty:
-            raise SourceError(f"{source}: no image found ({', '.join(SUFFIXES)})")
+            what = "volume" if suffixes is VOLUME_SUFFIXES else "image"
+            raise SourceError(f"{source}: no {what} found ({', '.join(suffixes)})")
 
 
-def _images_of(source: str, columns: Columns) -> Iterator[Item]:
+def _images_of(source: str, columns: Columns, suffixes: tuple[str, ...]) -> Iterator[Item]:
     if os.path.isdir(source):
-        yield from _of_folder(source, "")
+        yield from _of_folder(source, "", suffixes)
     elif os.path.isfile(source):
         suffix = os.path.splitext(source)[1].lower()
-        if suffix in TABLES:
+        if suffix in TABLES and not _is_image(os.path.abspath(source), suffixes):
             yield from _of_table(Path(source), columns, TABLES[suffix])
         else:
-            yield Item(without_suffix(os.path.basename(source)), source)
+            yield Item(os.path.basename(without_suffix(os.path.abspath(source))), source)
     elif glob.has_magic(source):
-        yield from _of_pattern(source)
+        yield from _of_pattern(source, suffixes)
     else:
         raise SourceError(f"{source}: no such file or folder")
 
 
 def without_suffix(name: str) -> str:
     """Return an image's name without its suffix: `eyes/7.nii.gz` is `eyes/7`."""
-    return next((name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end)), os.path.splitext(name)[0])
+    ends = (end for end in (*SUFFIXES, *VOLUME_SUFFIXES) if _is_image(name, (end,)))
+    return next((name[: -len(end)] for end in ends), os.path.splitext(name)[0])
 
 
-def _of_folder(folder: str, prefix: str) -> Iterator[Item]:
+def _is_image(path: str, suffixes: tuple[str, ...]) -> bool:
+    return path.replace(os.sep, "/").lower().endswith(suffixes)
+
+
+def _of_folder(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[Item]:
     with os.scandir(folder) as entries:
         names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     for name, is_folder in names:
         place = os.path.join(folder, name)
         if is_folder:
-            yield from _of_folder(place, f"{prefix}{name}/")
-        elif name.lower().endswith(SUFFIXES):
-            yield Item(prefix + without_suffix(name), place)
+            yield from _of_folder(place, f"{prefix}{name}/", suffixes)
+        elif _is_image(place, suffixes):
+            yield Item(without_suffix(prefix + name), place)
 
 
-def _of_pattern(pattern: str) -> Iterator[Item]:
+def _of_pattern(pattern: str, suffixes: tuple[str, ...]) -> Iterator[Item]:
     fixed = pattern[: min(k for k, letter in enumerate(pattern) if letter in "*?[")]
     start = os.path.dirname(fixed)
     for place in sorted(glob.iglob(pattern, recursive=True)):
-        if os.path.isfile(place) and place.lower().endswith(SUFFIXES):
+        if os.path.isfile(place) and _is_image(place, suffixes):
             yield Item(without_suffix(os.path.relpath(place, start or ".").replace(os.sep, "/")), place)
 
 

@@ -64,13 +64,35 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _member(study: Study, dataset: str, name: str, account: str, pointer: str, table: str) -> MemberSource:
     from archbench.bundle import MemberSource
+
+    network = study.network_of(name, dataset)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if study.datasets[dataset].volumes is not None:
+        steps, mean, std = _volume_steps(study, dataset, name), (0.0,), (1.0,)
+    else:
+        architecture = ARCHITECTURES.get(network["architecture"])
+        shares = architecture.mean_std_of(network["normalization"], in_channels=network["in_channels"])
+        mean, std = _of_pixels(shares[0]), _of_pixels(shares[1])
+        steps = _image_steps(study, dataset, name)
+    return MemberSource(
+        name=name,
+        architecture=network["architecture"],
+        account=read_json(account),
+        folder=Path(account).parent,
+        cache=open_cache(pointer),
+        preprocessing=steps,
+        mean=mean,
+        std=std,
+        predictions=read_predictions(table, classes=study.logit_names(dataset) or None),
+    )
+
+
+def _image_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
     from archbench_predict.description import describe_steps
     from archbench_predict.images import Preprocessing
 
     settings = study.datasets[dataset].preprocessing
-    network = study.network_of(name, dataset)
-    architecture = ARCHITECTURES.get(network["architecture"])
-    mean, std = architecture.mean_std_of(network["normalization"], in_channels=network["in_channels"])
     steps = Preprocessing(
         size=study.image_size(name),
         crop_border=settings.crop_border,
@@ -80,17 +102,20 @@ def _member(study: Study, dataset: str, name: str, account: str, pointer: str, t
         center_crop=settings.center_crop,
         mask_focus=settings.mask_focus,
     )
-    return MemberSource(
-        name=name,
-        architecture=network["architecture"],
-        account=read_json(account),
-        folder=Path(account).parent,
-        cache=open_cache(pointer),
-        preprocessing=describe_steps(steps, max_pixels=study.audit.max_pixels),
-        mean=_of_pixels(mean),
-        std=_of_pixels(std),
-        predictions=read_predictions(table, classes=study.logit_names(dataset) or None),
-    )
+    return describe_steps(steps, max_pixels=study.audit.max_pixels)
+
+
+def _volume_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
+    from archbench_predict.volume_description import VolumePreparation, describe_volume_steps
+    from archbench_predict.volumes import VolumeSettings
+
+    settings = study.datasets[dataset].volumes
+    assert settings is not None
+    z, y, x = settings.spacing or (None, None, None)
+    spacing = None if z is None or y is None or x is None else (z, y, x)
+    slices = VolumeSettings(settings.slices.strategy, settings.slices.count, spacing)
+    preparation = VolumePreparation(slices, study.image_size(name), settings.rescale)
+    return describe_volume_steps(preparation, max_voxels=study.audit.max_pixels)
 
 
 def _of_pixels(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -110,8 +135,9 @@ def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSour
     content = _content(study, arguments, members, decision, folder)
     example = bundle.checked_rows(members[0])[0][0] if metadata.get("phantom") else None
     masked = study.datasets[arguments.dataset].preprocessing.mask_focus != "none"
+    volume = study.datasets[arguments.dataset].volumes is not None
     largest = max(study.image_size(member.name) for member in members)
-    content["example"] = bundle_files.add_example(folder, example, images, size=largest, masked=masked)
+    content["example"] = bundle_files.add_example(folder, example, images, size=largest, masked=masked, volume=volume)
     bundle_files.write_content(folder, content)
     bundle_files.write_sums(folder)
     checked = bundle.check_runner(folder, members, images)

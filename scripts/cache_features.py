@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from archbench.artifacts import read_json, write_json
 from archbench.cases import read_cases
@@ -57,7 +58,7 @@ def _cache(study: Study, arguments: argparse.Namespace) -> Path:
     content = {
         "images": Path(read_json(arguments.cache)["path"]).name,
         "weights": hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest(),
-        "network": job.network,
+        "network": _read_by(job.network),
         "code": arguments.code,
     }
     path = Path(arguments.cache_dir) / f"{features_key(content)}.npy"
@@ -66,6 +67,13 @@ def _cache(study: Study, arguments: argparse.Namespace) -> Path:
     network, _ = start_network(job, cases)
     build_features(path, network, cases.cache.images, batch_size=recipe.eval_batch_size, device=device)
     return path
+
+
+def _read_by(network: dict[str, Any]) -> dict[str, Any]:
+    """What of a network decides its features: how they are pooled over slices is no part of it."""
+    if "volume" not in network:
+        return network
+    return network | {"volume": {key: value for key, value in network["volume"].items() if key != "pooling"}}
 
 
 if __name__ == "__main__":

@@ -5,17 +5,22 @@ python scripts/cache_images.py --study study.yaml --dataset dr600 --manifest …
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archbench.artifacts import provenance, read_table, write_json
 from archbench.command_line import label_progress, run, stage_parser
-from archbench.config import load_study
+from archbench.config import Study, load_study
 from archbench.image_cache import build_cache
+from archbench.volume_cache import build_volume_cache
 from archbench_predict.images import Preprocessing
+from archbench_predict.volumes import VolumeSettings
 
 if TYPE_CHECKING:
     import argparse
+
+    import pyarrow as pa
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,11 +28,24 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     label_progress(f"cache {arguments.dataset} {arguments.size} px")
     study = load_study(arguments.study)
-    settings = study.datasets[arguments.dataset].preprocessing
     manifest, metadata = read_table(arguments.manifest)
-    folder = build_cache(
+    dataset = study.datasets[arguments.dataset]
+    build = _volume_cache if dataset.volumes is not None else _image_cache
+    folder = build(study, arguments, manifest, Path(metadata["root"]))
+    origin = provenance(
+        study=study.study, dataset=arguments.dataset, model=None, config_hash=study.hash, code=arguments.code
+    )
+    window = {} if dataset.volumes is None else {"hu_window": dataset.volumes.hu_window}
+    pointer = {"provenance": origin, "path": folder, "key": folder.name, "n": manifest.num_rows, **window}
+    write_json(arguments.output, pointer)
+    return 0
+
+
+def _image_cache(study: Study, arguments: argparse.Namespace, manifest: pa.Table, root: Path) -> Path:
+    settings = study.datasets[arguments.dataset].preprocessing
+    return build_cache(
         cache_dir=Path(arguments.cache_dir),
-        root=Path(metadata["root"]),
+        root=root,
         case_ids=manifest["case_id"].to_pylist(),
         images=manifest["image"].to_pylist(),
         sha256s=manifest["sha256"].to_pylist(),
@@ -46,12 +64,32 @@ def main(argv: list[str] | None = None) -> int:
         threads=arguments.threads,
         code=arguments.code,
     )
-    origin = provenance(
-        study=study.study, dataset=arguments.dataset, model=None, config_hash=study.hash, code=arguments.code
+
+
+def _volume_cache(study: Study, arguments: argparse.Namespace, manifest: pa.Table, root: Path) -> Path:
+    settings = study.datasets[arguments.dataset].volumes
+    assert settings is not None
+    z, y, x = settings.spacing or (None, None, None)
+    low, high = settings.hu_window
+    return build_volume_cache(
+        cache_dir=Path(arguments.cache_dir),
+        root=root,
+        case_ids=manifest["case_id"].to_pylist(),
+        images=manifest["image"].to_pylist(),
+        sha256s=manifest["sha256"].to_pylist(),
+        declared=[text and json.loads(text) for text in manifest["declared"].to_pylist()],
+        settings=VolumeSettings(
+            strategy=settings.slices.strategy,
+            count=settings.slices.count,
+            spacing_mm=None if z is None or y is None or x is None else (z, y, x),
+        ),
+        size=arguments.size,
+        hu_window=(low, high),
+        rescale=settings.rescale,
+        max_voxels=study.audit.max_pixels,
+        threads=arguments.threads,
+        code=arguments.code,
     )
-    pointer = {"provenance": origin, "path": folder, "key": folder.name, "n": manifest.num_rows}
-    write_json(arguments.output, pointer)
-    return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

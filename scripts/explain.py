@@ -63,6 +63,7 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
         "target_layer": cam_layer_name(network),
         "cases": [_case(item, names) for item, names in zip(items, files, strict=True)],
         "lesion_hit": explain.lesion_hit_record(items, confidence=study.evaluation.confidence),
+        "slice_hit": explain.slice_hit_record(items, confidence=study.evaluation.confidence),
     }
 
 
@@ -77,8 +78,17 @@ def _case(item: Any, names: dict[str, str]) -> dict[str, Any]:
         **several,
         "probability": item.probability,
         "cam_max_in_lesion": item.cam_max_in_lesion,
+        **_slices(item.volume),
         **names,
     }
+
+
+def _slices(volume: Any) -> dict[str, Any]:
+    """Which slice stands for a volume, and how much each counted; nothing of an image."""
+    if volume is None:
+        return {}
+    weights = None if volume.weights is None else [round(float(weight), 6) for weight in volume.weights]
+    return {"slice": volume.key_slice + 1, "n_slices": len(volume.pixels), "slice_weights": weights}
 
 
 if __name__ == "__main__":

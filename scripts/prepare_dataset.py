@@ -64,6 +64,7 @@ def _prepare(study: Study, arguments: argparse.Namespace) -> Prepared:
         missing_label=dataset.missing_label,
         exclude={role: tuple(values) for role, values in dataset.exclude.items()},
         intensity=dataset.preprocessing.intensity,
+        rescale=dataset.volumes.rescale if dataset.volumes else None,
         protocol=Protocol(**protocol),
         audit_settings=AuditSettings(**audit),
         threads=arguments.threads,
@@ -103,6 +104,7 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
         segmentation=_mask_settings(dataset),
         work=Path(arguments.work_dir) if arguments.work_dir else None,
         threads=arguments.threads,
+        metadata=dataset.metadata,
     )
 
 

@@ -7,6 +7,7 @@ Each contender runs in a process of its own, one at a time; one timing runs on a
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,22 +103,28 @@ def _prepare(
         "network": shape,
         "num_classes": len(cases.classes),
         "checkpoint": account["checkpoint"],
-        "files": _files(arguments.manifest, part.case_ids[:FILES].tolist()),
+        "files": _files(arguments.manifest, part.case_ids[:FILES].tolist(), volumes="volume" in shape),
         "preprocessing": _preprocessing(study, arguments.dataset, study.image_size(model)),
+        "volume": _volume(study, arguments.dataset, study.image_size(model)),
         "max_pixels": study.audit.max_pixels,
     }
     variants = account.get("variants") or [{"precision": "fp32", "file": "model.onnx", "status": "passed"}]
     chosen = choose_contenders(
         model, variants, spec, folder=path.parent, runtimes=settings.runtimes, devices=settings.devices
     )
-    return chosen, {**count_work(network), "image_size": network.image_size}
+    slices = {"slices": shape["volume"]["slices"]} if "volume" in shape else {}
+    return chosen, {**count_work(network), "image_size": network.image_size, **slices}
 
 
-def _files(manifest: str, case_ids: list[str]) -> list[tuple[str, str | None]]:
-    """Image and mask file (None without) of cases."""
+def _files(manifest: str, case_ids: list[str], *, volumes: bool) -> list[tuple[str, Any]]:
+    """Image and mask file (None without) of cases; of volumes, file and what a table declares of it."""
     table, metadata = read_table(manifest)
     position = {case: k for k, case in enumerate(table["case_id"].to_pylist())}
     images, root = table["image"].to_pylist(), Path(metadata["root"])
+    if volumes:
+        declared = table["declared"].to_pylist()
+        rows = [position[case] for case in case_ids]
+        return [(str(root / images[k]), declared[k] and json.loads(declared[k])) for k in rows]
     masks = table["mask"].to_pylist() if "mask" in table.column_names else [None] * len(images)
     found = [(root / images[k], masks[k]) for k in (position[case] for case in case_ids)]
     return [(str(image), None if mask is None else str(root / mask)) for image, mask in found]
@@ -128,6 +135,15 @@ def _preprocessing(study: Study, dataset: str, size: int) -> dict[str, Any]:
     settings = study.datasets[dataset].preprocessing
     keys = ("crop_border", "intensity", "channels", "center_crop", "mask_focus")
     return {"size": size, **{key: getattr(settings, key) for key in keys}}
+
+
+def _volume(study: Study, dataset: str, size: int) -> dict[str, Any] | None:
+    """What is done to a volume before the network; None of images."""
+    settings = study.datasets[dataset].volumes
+    if settings is None:
+        return None
+    slices = {"strategy": settings.slices.strategy, "count": settings.slices.count}
+    return {**slices, "spacing_mm": settings.spacing, "size": size, "rescale": settings.rescale}
 
 
 def _write(

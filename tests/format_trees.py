@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from volume_trees import write_ct_rate
 
 from archbench.datasets import PhantomSettings, SourceSettings
 from archbench.datasets.chexpert import LABELS
@@ -110,6 +111,8 @@ def write_source(folder: Path, dataset: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if dataset["format"] == "chexpert":
         write_chexpert(folder)
+    elif dataset["format"] == "ct_rate":
+        write_ct_rate(folder, csv_name=dataset["csv"])
     elif dataset["format"] == "csi_zones":
         write_csi(folder)
     elif dataset["format"] == "image_masks":

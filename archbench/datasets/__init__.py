@@ -33,7 +33,8 @@ class RawRow:
     marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
     source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
     about its values is odd but no fault; `mask` is the path of its mask, `spacing_mm` the distance of its rows and of
-    its columns; of a slice `volume` is what it was cut from and `slice_mm` the distance of its slices.
+    its columns; of a slice `volume` is what it was cut from and `slice_mm` the distance of its slices; `declared` what
+    a table says of a volume beside its file (slope, intercept, spacing_mm).
     """
 
     file: str
@@ -52,6 +53,7 @@ class RawRow:
     spacing_mm: tuple[float, float] | None = None
     volume: str | None = None
     slice_mm: float | None = None
+    declared: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ class PhantomSettings:
 class SourceSettings:
     """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
 
-    `csv`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are the label
-    columns to use where there are several; `view` is all, frontal or lateral. `work` is a folder for what a reader
-    converts, since the source is read-only.
+    `csv`, `metadata`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are
+    the label columns to use where there are several; `view` is all, frontal or lateral. `work` is a folder for what a
+    reader converts, since the source is read-only.
     """
 
     root: Path
@@ -132,6 +134,7 @@ class SourceSettings:
     segmentation: MaskSettings = field(default_factory=MaskSettings)
     work: Path | None = None
     threads: int = 1
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Reader:
     """A source format: `read` gives its rows.
 
     `labels` are its label columns or zones where they are fixed, `n_classes` its number of grades likewise;
-    `tasks` limits it to these tasks; `drawn` formats make their own images.
+    `tasks` limits it to these tasks; `drawn` formats make their own images; `volumes` formats read CT volumes.
     """
 
     read: Callable[[SourceSettings], Source]
@@ -148,6 +151,7 @@ class Reader:
     labels: tuple[str, ...] = ()
     n_classes: int | None = None
     drawn: bool = False
+    volumes: bool = False
 
 
 def clean_id(text: str) -> str:

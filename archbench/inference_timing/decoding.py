@@ -25,6 +25,8 @@ def make_end_to_end(engine: Engine, spec: Mapping[str, Any]) -> Callable[[], tup
     from archbench_predict.images import Preprocessing, decode, preprocess, read_image_file, read_mask
 
     cv2.setNumThreads(int(spec["threads"]))
+    if spec.get("volume") is not None:
+        return _volume_call(engine, spec)
     settings, max_pixels = Preprocessing(**spec["preprocessing"]), int(spec["max_pixels"])
     files = cycle(spec["files"])
 
@@ -39,6 +41,30 @@ def make_end_to_end(engine: Engine, spec: Mapping[str, Any]) -> Callable[[], tup
         square = preprocess(image, settings, mask)[0]
         prepared = time.perf_counter_ns()
         engine.answer(np.ascontiguousarray(square)[None])
+        answered = time.perf_counter_ns()
+        return tuple(ns / 1e6 for ns in (answered - started, decoded - started, prepared - decoded))
+
+    return call
+
+
+def _volume_call(engine: Engine, spec: Mapping[str, Any]) -> Callable[[], tuple[float, ...]]:
+    """Return the same of CT volumes: read with Hounsfield units, resample, choose slices, answer."""
+    from archbench_predict.hounsfield import Declared
+    from archbench_predict.volumes import VolumeSettings, prepare_volume, read_volume
+
+    given, files = spec["volume"], cycle(spec["files"])
+    spacing = given["spacing_mm"]
+    settings = VolumeSettings(given["strategy"], given["count"], None if spacing is None else tuple(spacing))
+
+    def call() -> tuple[float, ...]:
+        file, declared = next(files)
+        told = Declared.of(declared)
+        started = time.perf_counter_ns()
+        volume = read_volume(file, declared=told, rescale=given["rescale"], max_voxels=int(spec["max_pixels"]))
+        decoded = time.perf_counter_ns()
+        slices = prepare_volume(volume, settings, size=int(given["size"]))
+        prepared = time.perf_counter_ns()
+        engine.answer(slices[None])
         answered = time.perf_counter_ns()
         return tuple(ns / 1e6 for ns in (answered - started, decoded - started, prepared - decoded))
 

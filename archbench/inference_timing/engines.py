@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Batch = Callable[[np.ndarray], Any]  # pixels (B, S, S, C), uint8, to what a runtime takes
+Batch = Callable[[np.ndarray], Any]  # pixels (B, S, S, C), uint8, or volumes (B, D, S, S), int16, to a runtime's input
 Run = Callable[[Any], Any]
 
 
@@ -36,17 +36,24 @@ def load_engine(spec: Mapping[str, Any]) -> Engine:
 
 
 def normalizer(spec: Mapping[str, Any], kind: str) -> Batch:
-    """Return the step from pixels, uint8 (B, S, S, C), to a file's input (B, C, S, S).
+    """Return the step from pixels, uint8 (B, S, S, C), to a file's input (B, C, S, S); volumes keep their shape.
 
     Args:
         kind: The type that the file takes, as ONNX Runtime names it. A file that normalises inside takes pixels.
     """
+    from archbench.onnx_runner import channels_first
+
     mean = np.asarray(spec["mean"], np.float32).reshape(1, -1, 1, 1)
     std = np.asarray(spec["std"], np.float32).reshape(1, -1, 1, 1)
-    dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}[kind]
+    dtype = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(uint8)": np.uint8,
+        "tensor(int16)": np.int16,
+    }[kind]
 
     def normalize(pixels: np.ndarray) -> np.ndarray:
-        images: np.ndarray = pixels.transpose(0, 3, 1, 2)
+        images = channels_first(pixels)
         if spec["normalized"]:
             images = (images.astype(np.float32) - mean) / std
         return np.ascontiguousarray(images.astype(dtype, copy=False))

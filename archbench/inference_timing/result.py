@@ -11,6 +11,7 @@ from archbench.inference_timing.lineup import Running
 from archbench.inference_timing.rounds import Energy, Measurement
 from archbench.inference_timing.summary import QUANTILES, needed_count, noise_floor, speedups, stages, summarize
 
+SECONDS = ("median", "low", "high", "p95")
 COLUMNS = (
     *("model", "runtime", "twin", "regime", "batch_size", "round", "kept"),
     *("latency_ms", "decode_ms", "preprocess_ms"),
@@ -40,10 +41,27 @@ def describe(
         "results": _with_energy(summarize(counted, confidence=confidence), measurement),
         "host_to_host": summarize(counted, confidence=confidence, regime=HOST_TO_HOST),
         "end_to_end": summarize(counted, confidence=confidence, regime=END_TO_END),
+        "seconds_per_volume": _seconds_per_volume(summarize(counted, confidence=confidence, regime=END_TO_END), models),
         "stages": stages(counted),
         "speedups": speedups(counted, reference=headline, confidence=confidence),
         "noise": noise_floor(counted, confidence=confidence),
     }
+
+
+def _seconds_per_volume(
+    rows: Sequence[Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what a whole volume takes from its file to its logits, seconds; nothing of models of images."""
+    return [
+        {
+            "model": row["model"],
+            "runtime": row["runtime"],
+            "slices": models[str(row["model"])]["slices"],
+            **{key: None if row.get(f"{key}_ms") is None else row[f"{key}_ms"] / 1000 for key in SECONDS},
+        }
+        for row in rows
+        if models.get(str(row["model"]), {}).get("slices") is not None
+    ]
 
 
 def _account(one: Running) -> dict[str, Any]:

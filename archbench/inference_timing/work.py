@@ -37,10 +37,10 @@ class _Uncounted(TorchDispatchMode):
 @torch.no_grad()
 def count_work(network: NormalizedNetwork) -> dict[str, Any]:
     """Return parameters and GMACs of one image, with the names of the operations that count nothing."""
-    size, bare = network.image_size, network.network.eval()
+    bare = network.network.eval()
     device = next(bare.parameters()).device
     with _Uncounted() as uncounted, FlopCounterMode(display=False) as counter:
-        bare(torch.zeros(1, network.in_channels, size, size, device=device))
+        bare(torch.zeros(1, *network.input_shape, device=device))
     return {
         "parameters": count_parameters(network),
         "gmacs": counter.get_total_flops() / 2e9,

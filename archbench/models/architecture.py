@@ -87,6 +87,7 @@ class Architecture:
         renames: Pattern and replacement of tensor names in files of other tools.
         requires: Optional Python package that it is built with, and the extra that installs it.
         masks: Whether it gives logits of every pixel (task segmentation) instead of the picture's.
+        dimensions: 2 reads images, or the slices of volumes; 3 reads volumes alone.
     """
 
     build: Builder
@@ -107,6 +108,7 @@ class Architecture:
     renames: tuple[tuple[str, str], ...] = ()
     requires: tuple[str, str] | None = None
     masks: bool = False
+    dimensions: int = 2
 
     def cam_layer_at(self, size: int) -> str:
         """Return the deepest layer whose map has 7 cells a side at this input size, as at 224 px; else the finest."""
@@ -134,6 +136,12 @@ class Architecture:
             below = max(self.smallest_size(), size // self.patch * self.patch)
             legal = f"use {below} or {below + self.patch}"
             return [f"{size} px is no multiple of the patch size {self.patch}; {legal}"]
+        return []
+
+    def input_problems(self, *, volumes: bool) -> list[str]:
+        """Return why images, or volumes, can't be its input; empty if they can."""
+        if self.dimensions == 3 and not volumes:
+            return ["reads volumes alone, and these are images; take an architecture of another family"]
         return []
 
     def weight_problems(self, source: str) -> list[str]:

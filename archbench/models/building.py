@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from archbench.models.architecture import AUTO, Architecture
-from archbench.models.heads import add_attention, is_channels_last, replace_head
+from archbench.models.heads import add_attention, is_channels_last, replace_head, take_head
 from archbench.models.transformers_network import grid_side
+from archbench.models.volumes import VolumeBody
 from archbench.registry import ARCHITECTURES
 
 HEAD_STD = 0.01
+BACKBONE = "backbone."  # before the names of a backbone's tensors in a network of volumes
 
 
 class NormalizedNetwork(nn.Module):
@@ -22,7 +25,7 @@ class NormalizedNetwork(nn.Module):
     Attributes:
         network: The network itself; its input is normalised float32 (B, C, H, W).
         image_size: The only input size that it accepts, pixels.
-        in_channels: 3 for colour, 1 for gray.
+        in_channels: 3 for colour, 1 for gray; of a volume, what its backbone takes.
         new_layers: Prefixes of the parameters that no pretrained weights have: the head, an attention block.
     """
 
@@ -41,14 +44,44 @@ class NormalizedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         entry: Architecture = ARCHITECTURES.get(architecture)
-        mean, std = entry.mean_std_of(normalization, in_channels=in_channels)
+        mean, std = _mean_std(entry, normalization, in_channels)
         self.network = network
         self.image_size = image_size
         self.in_channels = in_channels
         self.architecture = architecture
         self.new_layers = new_layers or (entry.head,)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The architecture's own network, which the paths of its entry lead into."""
+        return self.network
+
+    @property
+    def head(self) -> nn.Module:
+        """The module of the last layer."""
+        return self.network.get_submodule(ARCHITECTURES.get(self.architecture).head)
+
+    @property
+    def top(self) -> nn.Module:
+        """What trains on the features of a frozen backbone, up to the logits."""
+        return self.head
+
+    @property
+    def feature_reader(self) -> nn.Module:
+        """The module whose input are the features of the backbone."""
+        return self.head
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one input: channels, height, width."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of the numbers in the image cache."""
+        return torch.uint8
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Turn pixels 0-255, shape (B, C, H, W), into the network's input."""
@@ -60,6 +93,69 @@ class NormalizedNetwork(nn.Module):
             raise ValueError(f"built for {self.image_size} px, got images of shape {tuple(images.shape)}")
         logits: torch.Tensor = self.network(self.normalize(images))
         return logits
+
+
+class VolumeNetwork(NormalizedNetwork):
+    """A network that takes volumes, int16 Hounsfield units (B, D, S, S), as if their slices were channels.
+
+    Window and normalisation are the first step of its body, so that an exported file needs nothing before it; what
+    is asked of `normalize` is a plain conversion to float.
+    """
+
+    network: VolumeBody
+
+    def __init__(self, body: VolumeBody, *, n_slices: int, **settings: Any) -> None:
+        """Wrap a body.
+
+        Args:
+            n_slices: The only number of slices that it accepts.
+            settings: As of NormalizedNetwork.
+        """
+        super().__init__(body, **settings)
+        self.n_slices = n_slices
+        self.mean, self.std = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that reads slices, or the whole volume."""
+        return self.network.backbone
+
+    @property
+    def head(self) -> nn.Module:
+        """The module of the last layer."""
+        return self.network.head
+
+    @property
+    def top(self) -> nn.Module:
+        """Pooling over slices, and the last layer."""
+        return nn.Sequential(self.network.pooling, self.network.head)
+
+    @property
+    def feature_reader(self) -> nn.Module:
+        """The pooling."""
+        return self.network.pooling
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one input: slices, height, width."""
+        return self.n_slices, self.image_size, self.image_size
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of the numbers in the image cache."""
+        return torch.int16
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) of Hounsfield units, shape (B, D, image_size, image_size)."""
+        if images.ndim != 4 or images.shape[1] != self.n_slices:
+            raise ValueError(f"built for volumes of {self.n_slices} slices, got shape {tuple(images.shape)}")
+        return super().forward(images)
+
+
+def _mean_std(entry: Architecture, normalization: str, in_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of pixels 0-255, shape (1, C, 1, 1)."""
+    mean, std = entry.mean_std_of(normalization, in_channels=in_channels)
+    return 255 * torch.tensor(mean).view(1, -1, 1, 1), 255 * torch.tensor(std).view(1, -1, 1, 1)
 
 
 def build_network(
@@ -74,6 +170,7 @@ def build_network(
     head_hidden: int = 512,
     attention: str = "none",
     in_channels: int = 3,
+    volume: Mapping[str, Any] | None = None,
 ) -> NormalizedNetwork:
     """Return a network with random weights for exactly this input size.
 
@@ -84,26 +181,32 @@ def build_network(
         head: `linear` or `mlp`, with `head_hidden` units in between.
         attention: `none`, `se` or `cbam`, on the feature map before pooling.
         in_channels: 1 for gray images.
+        volume: Of a volume: hu_window, slices, pooling, slice_input; None: images.
     Raises:
         UnknownName: If no architecture has this name.
-        ValueError: If the architecture can't take this input size, attention block or drop path.
+        ValueError: If the architecture can't take this input, attention block or drop path.
     """
     entry: Architecture = ARCHITECTURES.get(architecture)
     problems = [*entry.size_problems(image_size), *entry.package_problems("none")]
+    problems += entry.input_problems(volumes=volume is not None)
     if problems:
         raise ValueError(f"{architecture}: {problems[0]}")
+    whole = entry.dimensions == 3
+    in_channels = 1 if whole else in_channels
     network = entry.build(num_classes=num_classes, image_size=image_size, drop_path=drop_path, in_channels=in_channels)
+    num_features = getattr(network.get_submodule(entry.head), "in_features", 0)
     if not entry.masks:
         _start_head_small(replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout))
     blocks = () if attention == "none" else (add_attention(network, attention),)
-    return NormalizedNetwork(
-        network,
-        normalization=normalization,
-        architecture=architecture,
-        image_size=image_size,
-        in_channels=in_channels,
-        new_layers=(entry.head, *blocks),
-    )
+    settings: dict[str, Any] = {"normalization": normalization, "architecture": architecture}
+    settings |= {"image_size": image_size, "in_channels": in_channels}
+    if volume is None:
+        return NormalizedNetwork(network, new_layers=(entry.head, *blocks), **settings)
+    mean, std = _mean_std(entry, normalization, in_channels)
+    top = take_head(network, entry.head)
+    body = VolumeBody(network, top, whole=whole, mean=mean, std=std, num_features=num_features, volume=volume)
+    new_layers = ("head", "pooling", *(f"{BACKBONE}{block}" for block in blocks))
+    return VolumeNetwork(body, n_slices=int(volume["slices"]), new_layers=new_layers, **settings)
 
 
 def _start_head_small(last: nn.Linear) -> None:
@@ -133,8 +236,10 @@ def parameter_stages(network: NormalizedNetwork) -> list[tuple[str, list[nn.Para
     A stage is what timm groups coarsely (stem, residual stages, transformer blocks), else each part of the
     network in the order of its definition. The last stage is named `head`.
     """
-    named = dict(network.network.named_parameters())
-    groups = _backbone_groups(network.network, [name for name in named if not is_new(network, name)])
+    prefix = BACKBONE if isinstance(network, VolumeNetwork) else ""
+    old = [name for name, _ in network.network.named_parameters() if not is_new(network, name)]
+    named = dict(network.backbone.named_parameters())
+    groups = _backbone_groups(network.backbone, [name.removeprefix(prefix) for name in old])
     stages = {stage: [named[name] for name in names] for stage, names in groups.items()}
     return [*stages.items(), ("head", head_parameters(network))]
 
@@ -170,7 +275,7 @@ def _stage_name(names: list[str], taken: Mapping[str, object]) -> str:
 def cam_layer_name(network: NormalizedNetwork) -> str:
     """Return the dotted path of the layer for Grad-CAM at the network's input size."""
     path = str(ARCHITECTURES.get(network.architecture).cam_layer_at(network.image_size))
-    return _deepest_layer(network.network) if path == AUTO else path
+    return _deepest_layer(network.backbone) if path == AUTO else path
 
 
 def _deepest_layer(network: nn.Module) -> str:
@@ -185,16 +290,19 @@ def _deepest_layer(network: nn.Module) -> str:
 
 def cam_layer(network: NormalizedNetwork) -> nn.Module:
     """Return the layer whose output Grad-CAM weighs."""
-    layer: nn.Module = network.network
+    layer: nn.Module = network.backbone
     for part in cam_layer_name(network).split("."):
         layer = list(layer.children())[int(part)] if re.fullmatch(r"-?\d+", part) else getattr(layer, part)
     return layer
 
 
 def cam_maps(network: NormalizedNetwork, activations: torch.Tensor) -> torch.Tensor:
-    """Return a layer's output as maps (B, C, h, w): tokens on their grid, without class tokens; channels second."""
-    if activations.ndim == 4:
-        return activations.permute(0, 3, 1, 2) if is_channels_last(network.network) else activations
+    """Return a layer's output as maps (B, C, h, w): tokens on their grid, without class tokens; channels second.
+
+    Of volumes read slice by slice, the first dimension is that of all slices; of those read whole, (B, C, d, h, w).
+    """
+    if activations.ndim > 3:
+        return activations.permute(0, 3, 1, 2) if is_channels_last(network.backbone) else activations
     patch = ARCHITECTURES.get(network.architecture).patch
     side = grid_side(activations.shape[1], size=network.image_size, patch=patch)
     grid = activations[:, activations.shape[1] - side * side :]

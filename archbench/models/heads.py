@@ -66,6 +66,14 @@ def replace_head(network: nn.Module, path: str, *, kind: str, hidden: int, dropo
     return wrapped
 
 
+def take_head(network: nn.Module, path: str) -> nn.Module:
+    """Take the last layer off and return it; the network then returns what that layer read."""
+    parent, name = _parent(network, path)
+    head: nn.Module = getattr(parent, name)
+    setattr(parent, name, nn.Identity())
+    return head
+
+
 def add_attention(network: nn.Module, kind: str) -> str:
     """Put a squeeze-and-excitation (`se`) or CBAM block on the feature map before pooling; return its path.
 

@@ -23,6 +23,8 @@ def audit_tables(dataset: DatasetResult) -> list[Table]:
     tables = [_count_table(dataset, audit), _class_count_table(dataset, audit), *label_count_tables(dataset)]
     if audit.get("problems"):
         tables.append(_problem_table(dataset, audit["problems"]))
+    if audit.get("volumes"):
+        tables.append(_volume_table(dataset, audit["volumes"]))
     if audit.get("folds"):
         tables.append(_fold_table(dataset, audit))
     return tables
@@ -40,6 +42,21 @@ def _count_table(dataset: DatasetResult, audit: dict[str, Any]) -> Table:
     return Table(
         f"counts-{dataset.name}", caption(dataset, "what came in and what was used."), columns, rows, compact=True
     )
+
+
+def _volume_table(dataset: DatasetResult, volumes: dict[str, Any]) -> Table:
+    """Of CT volumes: slices, spacing and axes of the files, from the smallest to the largest."""
+    low, high = volumes["slices"]
+    axes = ", ".join(f"{number} × {name}" for name, number in volumes["orientations"].items())
+    smallest, largest = (" × ".join(f"{value:g}" for value in values) for values in volumes["spacing_mm"])
+    rows = [
+        [Cell("slices of a volume"), Cell(str(low) if low == high else f"{low} to {high}")],
+        [Cell("voxel size (z × y × x), mm"), Cell(smallest if smallest == largest else f"{smallest} to {largest}")],
+        [Cell("axes of the files"), Cell(axes)],
+        [Cell("Hounsfield units already, slope not applied again"), _count(volumes["already_rescaled"])],
+    ]
+    columns = [Column("What", numeric=False), Column("Volumes", numeric=False)]
+    return Table(f"volumes-{dataset.name}", caption(dataset, "the volumes as they came."), columns, rows, compact=True)
 
 
 def _count(value: Any) -> Cell:

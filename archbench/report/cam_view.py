@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from archbench.report.collect import DatasetResult, ModelResult
+from archbench.report.figures import Picture
 from archbench.report.labels import format_share
-from archbench.report.pictures import CamCase, cam_cases, cases_per_side, embed
+from archbench.report.pictures import MAX_SHEET_SIDE, CamCase, cam_cases, cases_per_side, embed
 from archbench.report.quality_figures import ranked
 from archbench.report.quality_tables import planted_table
 from archbench.report.text import planted_sentence
@@ -41,12 +42,22 @@ def _cam_of(dataset: DatasetResult, model: ModelResult, n: int) -> dict[str, Any
     }
 
 
+def _sheet(model: ModelResult, case: CamCase, grades: str) -> Picture | None:
+    """All slices of a volume with the weight of each; None of an image."""
+    if case.sheet is None or not case.sheet.exists():
+        return None
+    alt = f"Grad-CAM of {model.name} over the slices of {case.case_id}, a bar below each for its weight: {grades}."
+    return embed(case.sheet, alt, max_side=MAX_SHEET_SIDE)
+
+
 def _cam_pictures(model: ModelResult, case: CamCase) -> dict[str, Any]:
     grades = f"{case.about}true {case.true}, predicted {case.predicted}"
     lesion = {None: "", True: "strongest point inside a lesion", False: "strongest point outside the lesions"}
     return {
         "original": embed(case.original, f"Image {case.case_id}: {grades}."),
         "overlay": embed(case.overlay, f"Grad-CAM of {model.name} over image {case.case_id}: {grades}."),
+        "sheet": _sheet(model, case, grades),
+        "about_slice": case.about_slice,
         "case_id": case.case_id,
         "about": case.about,
         "true": case.true,

@@ -9,6 +9,7 @@ from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label
 from archbench.report.text import join_names
 from archbench.report.threshold_view import rule_words
+from archbench.study_blocks import architecture_of
 from archbench.tasks import TASKS, UNGRADABLE
 
 _DECISIONS = ("tuned", "cut_points", "decision_curve", "conformal")
@@ -57,7 +58,24 @@ def _data_paragraph(dataset: DatasetResult) -> str:
     steps = _preprocessing(dataset.entry.get("preprocessing") or {})
     if steps:
         sentences.append(f"Images: {join_names(steps)}")
+    volumes = dataset.entry.get("volumes")
+    if volumes:
+        sentences.append(_slices(volumes))
     return ". ".join(sentences) + "."
+
+
+def _slices(volumes: Mapping[str, Any]) -> str:
+    """How slices were made of volumes."""
+    chosen, (low, high) = volumes["slices"], volumes["hu_window"]
+    how = {
+        "multi": f"{chosen['count']} slices were taken, three fifths of them from the middle third",
+        "anatomical": "six slices at fixed shares of the height were taken",
+        "all": f"the whole volume was resampled to {chosen['count']} slices",
+        "best": "the slice with most lung was taken",
+    }[chosen["strategy"]]
+    spacing = volumes.get("spacing")
+    resampled = "" if spacing is None else f", resampled to {' × '.join(f'{mm:g}' for mm in spacing)}\u00a0mm (z, y, x)"
+    return f"Of each CT volume {how}{resampled}, in a window of {low:g} to {high:g} Hounsfield units"
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> list[str]:
@@ -107,7 +125,10 @@ def _training_paragraph(study: StudyResult) -> str:
     config = study.configuration
     training = config.get("training") or {}
     tasks = [TASKS[entry["task"]] for entry in (config.get("datasets") or {}).values() if entry.get("task") in TASKS]
-    models = [f"{name} ({_model_words(entry or {})})" for name, entry in (config.get("models") or {}).items()]
+    slices = any((entry or {}).get("volumes") for entry in (config.get("datasets") or {}).values())
+    models = [
+        f"{name} ({_model_words(entry or {}, slices=slices)})" for name, entry in (config.get("models") or {}).items()
+    ]
     optimizer = str(training.get("optimizer", ""))
     losses = [training["loss"]] if training.get("loss") else list(dict.fromkeys(task.default_loss for task in tasks))
     parts = [
@@ -145,8 +166,9 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-def _model_words(entry: Mapping[str, Any]) -> str:
+def _model_words(entry: Mapping[str, Any], *, slices: bool) -> str:
     words = [str(entry.get("architecture") or "")]
+    words += _volume_words(entry) if slices else []
     if entry.get("image_size"):
         words.append(f"{entry['image_size']} px")
     if entry.get("checkpoint"):
@@ -155,6 +177,16 @@ def _model_words(entry: Mapping[str, Any]) -> str:
         words.append("random weights" if entry["weights"] == "none" else f"weights: {entry['weights']}")
     words += [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in (entry.get("training") or {}).items()]
     return ", ".join(word for word in words if word)
+
+
+def _volume_words(entry: Mapping[str, Any]) -> list[str]:
+    """How a model reads volumes."""
+    architecture = architecture_of(entry.get("architecture"))
+    if architecture is not None and architecture.dimensions == 3:
+        return ["volumes read whole"]
+    pooling = {"attention": "gated attention", "max": "maximum", "mean": "mean"}[str(entry["volume_pooling"])]
+    seen = "with its neighbours as channels" if entry["slice_input"] == "triplet" else "by itself"
+    return [f"each slice {seen}", f"features of slices pooled by {pooling}"]
 
 
 def _statistics_paragraph(study: StudyResult) -> str:

@@ -14,6 +14,7 @@ from archbench.report.collect import DatasetResult, ModelResult
 from archbench.report.figures import Picture
 
 MAX_SIDE = 224
+MAX_SHEET_SIDE = 680
 MAX_CASES = 4
 MAX_CASES_IN_TOTAL = 48
 # Pictures come from our own stage, yet a damaged header must not make the report allocate gigabytes.
@@ -22,7 +23,7 @@ MAX_PIXELS = 50_000_000
 
 @dataclass(frozen=True)
 class CamCase:
-    """One explained case: pictures, grades, and whether the grade is right."""
+    """One explained case: pictures, grades, and whether the grade is right; of a volume a sheet of all its slices."""
 
     case_id: str
     true: str
@@ -35,6 +36,8 @@ class CamCase:
     overlay: Path
     label: str = ""
     outcome: str = ""
+    sheet: Path | None = None
+    about_slice: str = ""
 
     @property
     def about(self) -> str:
@@ -62,10 +65,20 @@ def cam_cases(dataset: DatasetResult, model: ModelResult) -> list[CamCase]:
             overlay=folder / Path(row["overlay"]).name,
             label=str(row.get("label") or ""),
             outcome=str(row.get("outcome") or ""),
+            sheet=folder / Path(row["sheet"]).name if row.get("sheet") else None,
+            about_slice=_about_slice(row),
         )
         if case.original.exists() and case.overlay.exists():
             cases.append(case)
     return cases
+
+
+def _about_slice(row: Mapping[str, Any]) -> str:
+    """Which slice of a volume the two pictures show, and what the sheet below them does."""
+    if not row.get("slice"):
+        return ""
+    bars = "; each bar is the slice's weight in the pooling" if row.get("slice_weights") else ""
+    return f"slice {row['slice']} of {row['n_slices']}, then all of them{bars}"
 
 
 def _class_name(value: Any, classes: Sequence[str]) -> str:

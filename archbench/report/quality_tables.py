@@ -237,9 +237,26 @@ def planted_table(dataset: DatasetResult) -> Table | None:
         Column("By chance", "share of the image area that lesions cover"),
         Column("Pictures"),
     ]
-    rows = [_planted_row(dataset, model) for model in ranked(dataset)]
+    by_slice = any((model.gradcam or {}).get("slice_hit") for model in dataset.evaluated)
+    if by_slice:
+        columns.append(
+            Column(
+                "Heaviest slice shows a finding",
+                "share of the explained volumes in which the slice that weighs most in the pooling cuts a planted "
+                "finding; below, by chance. One figure per volume, apart from the metrics of volumes",
+            )
+        )
+    rows = [[*_planted_row(dataset, model), *([_slice_cell(model)] if by_slice else [])] for model in ranked(dataset)]
     text = "whether what was planted is found."
     return Table(f"planted-{dataset.name}", caption(dataset, text), columns, rows)
+
+
+def _slice_cell(model: ModelResult) -> Cell:
+    hit = (model.gradcam or {}).get("slice_hit")
+    if not hit:
+        return undefined_cell("it weighs no slices, or all of them alike")
+    text = format_interval({key: 100 * hit[key] for key in ("value", "low", "high")}, 0).replace("[", "% [")
+    return Cell(text, hit["value"], sub=f"by chance {format_share(hit['chance'])}")
 
 
 def _planted_row(dataset: DatasetResult, model: ModelResult) -> list[Cell]:

@@ -82,6 +82,26 @@ def isolation_sentence(dataset: DatasetResult) -> str:
     )
 
 
+def volume_sentence(dataset: DatasetResult) -> str:
+    """What a whole volume takes, in seconds; empty where the inputs are images."""
+    rows = (dataset.timing or {}).get("seconds_per_volume") or []
+    if not rows:
+        slices = [
+            facts["slices"] for facts in ((dataset.timing or {}).get("models") or {}).values() if "slices" in facts
+        ]
+        return f"An image here is a volume of {slices[0]} slices." if slices else ""
+    told = [f"{row['model']} in {runtime_name(row['runtime'])} {format_seconds(row['median'])}" for row in rows]
+    return (
+        f"An image here is a volume of {rows[0]['slices']} slices. Seconds per volume, from its file through "
+        f"Hounsfield units, resampling and choice of slices to its logits: {'; '.join(told)}."
+    )
+
+
+def format_seconds(value: float) -> str:
+    """Seconds with three figures."""
+    return f"{value:.3g}\u00a0s"
+
+
 def machine_sentence(dataset: DatasetResult) -> str:
     """What else of the machine decides over speed, as far as the system tells."""
     machine = (dataset.timing or {}).get("machine") or {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.figures import render
-from archbench.report.timing import energy_sentence, isolation_sentence, machine_sentence, runtime_name
+from archbench.report.timing import energy_sentence, isolation_sentence, machine_sentence, runtime_name, volume_sentence
 from archbench.report.timing_budget import budget_of, budget_sentences, budget_table, names_of_failed
 from archbench.report.timing_figures import stages_panel, trade_panels
 from archbench.report.timing_tables import (
@@ -41,7 +41,12 @@ def speed_view(study: StudyResult, dataset: DatasetResult) -> dict[str, Any]:
         "rounds": rounds_table(dataset),
         "sentences": [
             text
-            for text in (isolation_sentence(dataset), machine_sentence(dataset), energy_sentence(dataset))
+            for text in (
+                volume_sentence(dataset),
+                isolation_sentence(dataset),
+                machine_sentence(dataset),
+                energy_sentence(dataset),
+            )
             if text and dataset.timing
         ],
     }

@@ -36,6 +36,7 @@ NAMES = [name for name in ARCHITECTURES.names() if not ARCHITECTURES.get(name).m
 LARGE_PARAMETERS = 30_000_000  # of larger ones no file is written
 # One of each structure; the others' exports, seconds each, are the slow tests: make test-architectures.
 EXPORTED = ("custom1", "efficientnet_b0", "resnet18", "vit_tiny_patch16_224", "timm:mobilenetv3_small_050")
+VOLUME = {"hu_window": [-1000.0, 1000.0], "slices": 4, "pooling": "attention", "slice_input": "triplet"}
 OTHERS = ("timm:mobilenetv3_small_050", "timm:regnety_002", "timm:deit_tiny_patch16_224", "timm:mobilevitv2_050")
 
 
@@ -59,6 +60,7 @@ def build(name: str, *, seed: int = 0, **settings: object) -> NormalizedNetwork:
     """A network of random weights; layers that start at exactly zero are moved, as the first step of training would."""
     torch.manual_seed(seed)
     size = smallest_size(name)
+    settings = {"volume": VOLUME, **settings} if ARCHITECTURES.get(name).dimensions == 3 else settings
     network = build_network(name, num_classes=NUM_CLASSES, image_size=size, **settings)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in network.parameters():
@@ -68,8 +70,10 @@ def build(name: str, *, seed: int = 0, **settings: object) -> NormalizedNetwork:
 
 
 def pixels(network: NormalizedNetwork, n: int = 2) -> torch.Tensor:
-    shape = (n, network.in_channels, network.image_size, network.image_size)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    """Pixels; of a volume, Hounsfield units."""
+    low, high = (0, 256) if network.input_dtype == torch.uint8 else (-1000, 1001)
+    shape, generator = (n, *network.input_shape), torch.Generator().manual_seed(1)
+    return torch.randint(low, high, shape, dtype=network.input_dtype, generator=generator)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])
@@ -93,13 +97,20 @@ def check_logits(network: NormalizedNetwork) -> None:
 
 def check_size_and_normalisation(network: NormalizedNetwork) -> None:
     entry = ARCHITECTURES.get(network.architecture)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in entry.mean_std)
-    with torch.no_grad():
-        by_hand = network.eval().network((pixels(network).float() / 255 - mean) / std)
-        torch.testing.assert_close(network(pixels(network)), by_hand, atol=1e-4, rtol=1e-3)
+    if entry.dimensions == 2:
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in entry.mean_std)
+        with torch.no_grad():
+            by_hand = network.eval().network((pixels(network).float() / 255 - mean) / std)
+            torch.testing.assert_close(network(pixels(network)), by_hand, atol=1e-4, rtol=1e-3)
+    else:
+        mean, std = (sum(values) / 3 for values in entry.mean_std)
+        with torch.no_grad():
+            backbone = network.eval().backbone(((pixels(network)[:, None] + 1000) / 2000 - mean) / std)
+            torch.testing.assert_close(network(pixels(network)), network.head(backbone), atol=1e-4, rtol=1e-3)
+    depth, *_ = network.input_shape
     side = network.image_size + 32
     with pytest.raises(ValueError, match=f"built for {network.image_size} px, got images of shape"):
-        network(torch.zeros(1, 3, side, side))
+        network(torch.zeros(1, depth, side, side))
 
 
 def check_stages(network: NormalizedNetwork) -> None:
@@ -137,9 +148,10 @@ def check_cam_layer(network: NormalizedNetwork) -> None:
     handle.remove()
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), kept[0])
     maps = cam_maps(network, gradient)
-    assert maps.ndim == 4 and len(maps) == 2 and torch.isfinite(maps).all()
+    assert maps.ndim == ARCHITECTURES.get(network.architecture).dimensions + 2
+    assert len(maps) == 2 and torch.isfinite(maps).all()
     assert maps.shape[1] >= 16, "channels come second"
-    assert 1 <= maps.shape[2] == maps.shape[3] <= network.image_size // 2
+    assert 1 <= maps.shape[-2] == maps.shape[-1] <= network.image_size // 2
     assert bool(maps.abs().sum(dim=(0, 1)).all()), "no gradient reaches some cell"
 
 
@@ -182,9 +194,9 @@ def check_onnx(name: str, folder: Path, **settings: object) -> None:
     from archbench.parity import compare_logits, parity_problem
 
     network = build(name, **settings)
-    side, depth = network.image_size, network.in_channels
     export_onnx(network, folder / "model.onnx", classes=list("abcde"))
-    images = np.random.default_rng(0).integers(0, 256, size=(8, side, side, depth), dtype=np.uint8)
+    inputs = pixels(network, n=8)
+    images = (inputs.permute(0, 2, 3, 1) if inputs.dtype == torch.uint8 else inputs).contiguous().numpy()
     expected = predict_logits(network, images, np.arange(8), batch_size=8, device=CPU)
     form = InputForm(tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()), normalized=True)
     exported = ExportedNetwork({None: folder / "model.onnx"}, form, threads=1)
@@ -219,6 +231,8 @@ def test_every_family_climbs_the_ladder(family: str, tmp_path: Path) -> None:
     from archbench.parity import compare_logits, parity_problem
 
     name = FAMILIES[family]
+    if ARCHITECTURES.get(name).dimensions == 3:
+        pytest.skip("test_volume_networks climbs with volumes")
     network, side = build(name), smallest_size(name)
     save_weights(network.network, tmp_path / "w.safetensors")
     images = np.random.default_rng(0).integers(0, 256, size=(8, side, side, 3), dtype=np.uint8)
@@ -263,7 +277,7 @@ def test_the_table_tells_the_real_size(name: str) -> None:
 
 
 # Published figures of one image at the default size: torchvision's and timm's tables.
-@pytest.mark.parametrize(("name", "macs"), [("resnet50", 4.09e9), ("vit_tiny_patch16_224", 1.26e9)])
+@pytest.mark.parametrize(("name", "macs"), [("resnet50", 4.09e9), ("vit_tiny_patch16_224", 1.26e9), ("r3d_18", 40.7e9)])
 def test_the_table_tells_the_real_work(name: str, macs: float) -> None:
     measured = architecture_table.measure(name)
     assert measured == architecture_table.read_json(architecture_table.MEASURED)[name]
@@ -279,6 +293,9 @@ def test_impossible_sizes_are_told_before_anything_is_built(name: str) -> None:
     ]
     with pytest.raises(ValueError, match=f"{name}: 8 px is too small"):
         build_network(name, num_classes=2, image_size=8)
+    if entry.dimensions == 3:
+        with pytest.raises(ValueError, match=f"{name}: reads volumes alone, and these are images"):
+            build_network(name, num_classes=2, image_size=64)
     if entry.patch:
         (problem,) = entry.size_problems(legal + 1)
         assert f"no multiple of the patch size {entry.patch}" in problem

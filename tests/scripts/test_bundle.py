@@ -130,7 +130,7 @@ class Desk:
     def _combine(self) -> None:
         tables = [self.path(model, "predictions.parquet") for model in MODELS]
         self.call(
-            ensemble, "--members", *MODELS, "--predictions", *tables, "--output",
+            ensemble, "--members", *MODELS, "--predictions", *tables, "--folds", self.path("folds.parquet"), "--output",
             self.path("ensemble", "predictions.parquet"), "--decision", self.path("ensemble", "decision.json"),
         )  # fmt: skip
         self._rate("ensemble")
@@ -229,7 +229,7 @@ def test_the_card_says_what_and_how_good_and_what_not(desk: Desk, tmp_path: Path
         assert name == "MODEL_CARD.md" or f"| `{name}` | `{digest}` |" in card
 
 
-@pytest.mark.parametrize("choice", ["mean", "logistic", "best base (large)"])
+@pytest.mark.parametrize("choice", ["mean", "calibrated_mean", "logistic", "best base (large)"])
 def test_an_ensemble_holds_its_members_and_their_weights(choice: str, desk: Desk, tmp_path: Path) -> None:
     decision = {**read_json(desk.path("ensemble", "decision.json")), "choice": choice}
     write_json(tmp_path / "decision.json", decision)
@@ -243,6 +243,10 @@ def test_an_ensemble_holds_its_members_and_their_weights(choice: str, desk: Desk
     if choice == "mean":
         assert [m["file"] for m in content["members"]] == ["members/small/model.onnx", "members/large/model.onnx"]
         np.testing.assert_allclose(found, parts.mean(axis=0), atol=1e-5)
+    elif choice == "calibrated_mean":
+        assert content["combination"]["kind"] == "linear"
+        assert "Combined by a weighted sum" in (made / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert 1e-4 < np.abs(found - parts.mean(axis=0)).max() < 0.5
     elif choice == "logistic":
         assert content["combination"]["kind"] == "logistic" and len(content["combination"]["fits"]) == 1
         assert np.abs(found - parts.mean(axis=0)).max() > 1e-3

@@ -220,3 +220,17 @@ def test_the_expected_grade_is_the_bayes_decision_under_squared_distance() -> No
     np.testing.assert_array_equal(decide(probabilities, "argmax"), probabilities.argmax(axis=1))
     with pytest.raises(ValueError, match="known: argmax, expected_grade"):
         decide(probabilities, "median")
+
+
+def test_parts_of_a_table_keep_the_numbers_of_their_patients_and_cases() -> None:
+    table = predictions()
+    numbers = table.patient_code
+    part = table.select(np.array([5, 1, 4]))
+    assert part.__dict__["patient_code"].tolist() == numbers[[5, 1, 4]].tolist()
+    names = dict(zip(numbers.tolist(), table.patient_id.tolist(), strict=True))
+    assert [names[number] for number in part.patient_code.tolist()] == part.patient_id.tolist()
+    other = table.having(logits=-table.logits)
+    assert other.__dict__["patient_code"] is numbers and (other.logits == -table.logits).all()
+    with pytest.raises(ValueError, match="other cases are another table"):
+        table.having(patient_id=table.case_id)
+    assert len(np.unique(replace(table, patient_id=table.case_id).patient_code)) == len(table)

@@ -61,8 +61,10 @@ OTHERS: dict[str, Any] = {
     },
     "numbers": {"format": "table", "root": "data", "csv": "t.csv", "task": "regression"},
     "equalised": {"format": "aptos", "root": "d", "csv": "t.csv", "classes": GRADES, "preprocessing": {"clahe": 2.0}},
+    "volumes": {"format": "ct_rate", "root": "d", "csv": "t.csv", "task": "multilabel", "volumes": {}},
 }
 
+DRAWN_CT = {"format": "phantom_ct", "task": "multilabel"}
 # Values for keys whose type alone doesn't say what is legal.
 LEGAL: dict[str, Any] = {
     "study": "other",
@@ -78,6 +80,9 @@ LEGAL: dict[str, Any] = {
     "datasets.chest.label_values.uncertain": {"default": "zeros", "Edema": "smooth"},
     "datasets.chest.label_values.blank": {"Fracture": "ignore"},
     "datasets.zones.masks": "lungs",
+    "datasets.volumes.metadata": "facts.csv",
+    "datasets.volumes.volumes.hu_window": [-160.0, 240.0],
+    "datasets.volumes.volumes.spacing": [1.5, 0.75, 0.75],
     "datasets.zones.preprocessing.mask_focus": "blank",
     "datasets.organs.segmentation.structures": {"lung": [1], "heart": [2, 3]},
     "datasets.organs.segmentation.window": [-500, 500],
@@ -190,6 +195,8 @@ PLACES = {
     "label_values": "chest",
     "view": "chest",
     "masks": "zones",
+    "metadata": "volumes",
+    "volumes": "volumes",
     "confounder": "marked",
     "label_noise": "marked",
     "segmentation": "organs",
@@ -235,7 +242,11 @@ KEYS = [(place_of(path), field) for path, field in walk(StudyFile)]
 
 @pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])
 def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: Any) -> None:
-    others = {"datasets": {path[1]: OTHERS[path[1]]}} if path[0] == "datasets" and path[1] in OTHERS else {}
+    others: dict[str, Any] = {}
+    if path[0] == "datasets" and path[1] in OTHERS:
+        others = {"datasets": {path[1]: OTHERS[path[1]]}}
+    if path[-1] in ("volume_pooling", "slice_input"):
+        others = {"datasets__ct": DRAWN_CT}
     masked = path[:2] == ("datasets", "organs")
     before = parse(with_masks(base(**copy.deepcopy(others))) if masked else base(**copy.deepcopy(others)))
     value = another_value(".".join(path), field.annotation, follow(before, path))
@@ -1032,3 +1043,57 @@ def test_the_root_inside_a_package_is_found_or_named() -> None:
     assert problem.startswith("datasets.organs.masks: no '") and "nibabel" in problem
     organs["root"] = "package:no_such_package/data"
     assert "is in no installed package" in problems_of(content, check_files=True)[0]
+
+
+def volumes_study() -> dict[str, Any]:
+    """A study of drawn CT volumes."""
+    dataset = {**DRAWN_CT, "volumes": {"hu_window": [-1000.0, 400.0]}}
+    content = {"study": "ct", "datasets": {"ct": dataset}, "models": {"small": {"architecture": "custom1"}}}
+    return content
+
+
+def test_what_shapes_a_network_of_volumes_arrives() -> None:
+    content = volumes_study()
+    content["datasets"]["ct"]["volumes"]["slices"] = {"count": 7}
+    content["models"]["small"] |= {"volume_pooling": "max", "slice_input": "single"}
+    volume = parse(content).network_of("small", "ct")["volume"]
+    assert volume == {"hu_window": [-1000.0, 400.0], "slices": 7, "pooling": "max", "slice_input": "single"}
+    plain = parse(volumes_study()).network_of("small", "ct")["volume"]
+    assert plain["pooling"] == "attention" and plain["slice_input"] == "triplet"
+    assert "volume" not in parse(base()).network_of("small", "eyes"), "studies of images keep their hashes"
+
+
+@pytest.mark.parametrize(("strategy", "n"), [("multi", 12), ("all", 12), ("anatomical", 6), ("best", 1)])
+def test_a_network_is_built_for_the_slices_that_the_strategy_gives(strategy: str, n: int) -> None:
+    from archbench_predict.volumes import VolumeSettings
+
+    content = volumes_study()
+    content["datasets"]["ct"]["volumes"]["slices"] = {"strategy": strategy}
+    assert parse(content).network_of("small", "ct")["volume"]["slices"] == n == VolumeSettings(strategy).depth
+
+
+def test_a_network_of_volumes_reads_no_images() -> None:
+    problem = only_problem(base(models__small={"architecture": "r3d_18"}))
+    assert problem == (
+        "models.small.architecture: r3d_18 reads volumes alone, but there are images in datasets.eyes, "
+        "datasets.masters, datasets.drawn; take an architecture of another family"
+    )
+    content = volumes_study()
+    content["models"]["small"] = {"architecture": "r3d_18"}
+    parse(content)
+
+
+@pytest.mark.parametrize(("key", "value"), [("volume_pooling", "mean"), ("slice_input", "single")])
+def test_keys_of_volumes_without_volumes_are_refused(key: str, value: str) -> None:
+    problem = only_problem(base(models__small={"architecture": "custom1", key: value}))
+    assert problem == f"models.small.{key}: has no effect: no dataset holds volumes; remove it"
+    content = volumes_study()
+    content["models"]["small"] = {"architecture": "r3d_10", key: value}
+    assert only_problem(content) == f"models.small.{key}: has no effect: r3d_10 reads a volume whole; remove it"
+
+
+def test_a_layout_of_images_is_none_of_volumes() -> None:
+    content = volumes_study()
+    content["models"]["small"] = {"architecture": "r3d_10"}
+    content["training"] = {"channels_last": True}
+    assert only_problem(content).startswith("models.small.training.channels_last: is a layout of images")

@@ -121,10 +121,10 @@ def test_labels_without_a_known_value_and_soft_targets_are_never_learnt_from():
     for name, rows in (("a", first), ("b", second)):
         targets = np.where(np.isnan(rows.targets), 0.7, rows.targets)  # what a policy makes of an uncertain label
         soft[name] = replace(rows, targets=targets)
-    stack = Stack(("a", "b"), SMALL)
     for candidate in COMPLEXITY[1:]:
         results = []
         for members in ({"a": first, "b": second}, soft):
+            stack = Stack(("a", "b"), SMALL)
             stacked = stack_members(members)
             inside = stacked.fold == 0
             results.append(
@@ -140,14 +140,32 @@ def test_no_candidate_sees_the_patients_it_is_applied_to(candidate, task):
     stack = Stack(("a", "b"), SMALL)
     with pytest.raises(LeakError, match="other patients"):
         apply_candidate(candidate, out_of_fold(stacked), stacked.select(np.array([0])), stack)
+    assert not stack.fits, "what is refused is not fitted"
     changed = replace(stacked, targets=stacked.targets.copy())
     of_fold = stacked.fold == 1
     changed.targets[of_fold] = changed.targets[of_fold][::-1]
     source, other = out_of_fold(stacked).without(1), out_of_fold(changed).without(1)
     np.testing.assert_array_equal(
         apply_candidate(candidate, source, stacked.select(of_fold), stack),
-        apply_candidate(candidate, other, changed.select(of_fold), stack),
+        apply_candidate(candidate, other, changed.select(of_fold), Stack(("a", "b"), SMALL)),
     )
+
+
+def test_the_same_rows_are_fitted_once_and_others_anew():
+    stacked = stack_members({name: TASKS["labels"][0](rng) for rng, name in enumerate("ab")})
+    source, stack = out_of_fold(stacked), Stack(("a", "b"), SMALL)
+    first = apply_candidate("logistic", source.without(1), source.of(1), stack)
+    fitted = dict(stack.fits)
+    np.testing.assert_array_equal(apply_candidate("logistic", source.without(1), source.of(1), stack), first)
+    # the folds left out in another order are the same rows, and a fit may be applied to either of the two
+    apply_candidate("logistic", source.without(1).without(2), source.of(2), stack)
+    apply_candidate("logistic", source.without(2).without(1), source.of(1), stack)
+    assert len(fitted) == 1 and len(stack.fits) == 2
+    flipped = replace(stacked, targets=1.0 - stacked.targets)
+    other = apply_candidate("logistic", out_of_fold(flipped).without(1), flipped.select(flipped.fold == 1), stack)
+    assert len(stack.fits) == 3 and np.abs(other - first).max() > 0.1
+    with pytest.raises(LeakError, match="other patients"):
+        apply_candidate("logistic", source.without(1), source.of(2), stack)
 
 
 def test_the_mean_of_labels_is_that_of_their_probabilities():

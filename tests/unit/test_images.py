@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from archbench import image_cache
+from archbench import cache_folder, image_cache
 from archbench.artifacts import ArtifactError, write_json
 from archbench.image_cache import build_cache, open_cache
 from archbench_predict.images import ImageError, Preprocessing, border_box, decode, equalize, resize, to_cached_pixels
@@ -259,7 +259,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     arguments = write_images(tmp_path / "data")
     whole = build_cache(cache_dir=tmp_path / "whole", **arguments)
-    monkeypatch.setattr(image_cache, "CHECKPOINT_IMAGES", 2)
+    monkeypatch.setattr(cache_folder, "CHECKPOINT_ROWS", 2)
     real = image_cache._maker
     made: list[int] = []
 
@@ -352,6 +352,6 @@ def test_a_cache_that_is_gone_or_damaged_gives_the_remedy(tmp_path: Path) -> Non
 
 def test_a_disk_that_is_too_small_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = write_images(tmp_path / "data", n=2)
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(ArtifactError, match="make room"):
         build_cache(cache_dir=tmp_path / "cache", **arguments)

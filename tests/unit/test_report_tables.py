@@ -332,3 +332,18 @@ def test_the_share_of_a_label_is_that_of_the_cases_in_which_it_is_known() -> Non
     )  # fmt: skip
     table = next(table for table in audit_tables(dataset) if table.identifier == "class-counts-chest")
     assert [(row[2].text, row[2].sort) for row in table.rows] == [(format_share(0.6), 0.6), (format_share(0.75), 0.75)]
+
+
+def test_volumes_are_shown_as_they_came() -> None:
+    volumes = {
+        "n_volumes": 5, "slices": [40, 310], "spacing_mm": [[1.0, 0.7, 0.7], [5.0, 0.9, 0.9]],
+        "orientations": {"LPS": 4, "RAS": 1}, "already_rescaled": 3,
+    }  # fmt: skip
+    audit = {"classes": [], "volumes": volumes}
+    dataset = DatasetResult(
+        name="ct", entry={"task": "multilabel"}, models=(), audit=audit, comparison=None, timing=None,
+        same_cases=False, confidence=0.95, missing={},
+    )  # fmt: skip
+    table = next(table for table in audit_tables(dataset) if table.identifier == "volumes-ct")
+    said = [row[1].text for row in table.rows]
+    assert said == ["40 to 310", "1 × 0.7 × 0.7 to 5 × 0.9 × 0.9", "4 × LPS, 1 × RAS", "3"]

@@ -90,7 +90,7 @@ models:
   custom1: {architecture: custom1, image_size: 32}
   resnet18: {architecture: resnet18, image_size: 32, training: {loss: weighted_cross_entropy}}
 explain: {cases: 4}
-inference: {batch_sizes: [1, 2], rounds: 7, calls: 3, repeats: 0}
+inference: {batch_sizes: [1, 2], runtimes: [onnxruntime], rounds: 7, calls: 3, repeats: 0}
 evaluation: {resamples: 200, comparison_resamples: 200}
 """
 

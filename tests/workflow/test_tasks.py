@@ -77,12 +77,27 @@ def test_a_ready_study_runs_on_a_phantom_of_its_format(workflow, name):
         assert "What goes together" in page
         assert "one per label" in page
         assert len({case["outcome"] for case in explained}) > 1
+        if content["datasets"][dataset].get("volumes"):
+            check_volumes(study / dataset, explained, page)
     else:
         assert "Without a risk class" in page
         assert len({case["label"] for case in explained}) == 6
         assert metrics["risk"]["n_undefined"] + metrics["risk"]["n_cases"] == metrics["n_cases"]
     with open(study / dataset / "tiny0" / "predictions.csv", encoding="utf-8") as file:
         assert "FileID" in next(csv.reader(file))
+
+
+def check_volumes(folder: Path, explained: list[dict], page: str) -> None:
+    """The slices of each explained volume with their weights; the seconds of a whole volume."""
+    for case in explained:
+        assert (folder / "tiny0" / "gradcam" / case["sheet"]).is_file()
+        assert len(case["slice_weights"]) == case["n_slices"] >= case["slice"] >= 1
+        assert abs(sum(case["slice_weights"]) - 1) < 1e-3
+    assert "then all of them; each bar is the slice" in page
+    exported = json.loads((folder / "tiny0" / "export.json").read_text())
+    assert exported["passed"] and exported["variants"][0]["inputs"]["shape"][0] == explained[0]["n_slices"]
+    timing = json.loads((folder / "timing.json").read_text())
+    assert timing["models"]["tiny0"]["slices"] == explained[0]["n_slices"]
 
 
 def test_a_study_of_masks_runs(workflow):

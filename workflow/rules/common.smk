@@ -102,13 +102,18 @@ def checkpoint_arguments(w):
     return [f"{f}:{s}:{path}" for (f, s), path in zip(runs(w.dataset), paths)]
 
 
+def cache_settings(dataset):
+    """What the cached pixels of a dataset depend on beside their size, and what their pointer says."""
+    entry = STUDY.datasets[dataset]
+    preprocessing = entry.preprocessing.model_dump(exclude={"normalization"})
+    volumes = entry.volumes.model_dump() if entry.volumes else None
+    return [preprocessing, volumes] if volumes else preprocessing
+
+
 @cache
 def cache_pointer_of(dataset, model):
     """Pointer file of the image cache that a model uses on a dataset, named by its size and preprocessing."""
-    preprocessing = STUDY.datasets[dataset].preprocessing.model_dump(
-        exclude={"normalization"}
-    )
-    key = f"{STUDY.image_size(model)}-{settings_hash(preprocessing)[:6]}"
+    key = f"{STUDY.image_size(model)}-{settings_hash(cache_settings(dataset))[:6]}"
     return f"{RESULTS}/{dataset}/data/images-{key}.json"
 
 
@@ -183,8 +188,15 @@ def data_settings(w):
                 *("center_crop", "mask_focus"),
             },
             "segmentation": {"tolerance_mm"},
+            "volumes": {"hu_window", "spacing", "slices"},
         }
     )
+    # Keys of volumes that a study of pictures doesn't have are no change to it.
+    dataset = {
+        key: value
+        for key, value in dataset.items()
+        if value is not None or key not in ("volumes", "metadata", "segmentation")
+    }
     return settings_hash(
         [
             dataset,

@@ -43,9 +43,7 @@ rule cache_images:
         runtime=grow(240),
     params:
         cache=f"{CACHE}/images",
-        settings=lambda w: STUDY.datasets[w.dataset].preprocessing.model_dump(
-            exclude={"normalization"}
-        ),
+        settings=lambda w: cache_settings(w.dataset),
         code=fingerprint("cache_images"),
     message:
         "{wildcards.dataset}: decode and preprocess at {wildcards.size} px"
