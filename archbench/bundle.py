@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import ArtifactError, Predictions
-from archbench.bundle_files import Images, external_files
+from archbench.bundle_files import Images
 from archbench.checksums import file_sha256
 from archbench.image_cache import ImageCache
+from archbench.onnx_files import external_files
 
 CHECKED_IMAGES = 16
 PARITY = 1e-4  # largest difference of a probability in fp32; what other precisions cost, the export has judged
@@ -116,23 +117,29 @@ def _units(member: MemberSource) -> str:
 
 
 def copy_network(member: MemberSource, variant: Mapping[str, Any], folder: Path, file: str) -> None:
-    """Copy a variant's ONNX file, with the external data beside it, and check the exporter's hash.
+    """Copy a variant's ONNX file, with the external data beside it, and check the exporter's hashes.
 
     Raises:
-        ArtifactError: If the file is missing.
-        BundleFailure: If it is not the one that passed.
+        ArtifactError: If a file is missing.
+        BundleFailure: If one is not that which passed.
     """
-    name, expected = variant["file"], variant.get("sha256")
-    source, target = member.folder / name, folder / file
+    sums = {entry["file"]: entry.get("sha256") for entry in variant.get("files", ())}
+    sums.setdefault(variant["file"], variant.get("sha256"))
+    source, target = member.folder / variant["file"], folder / file
+    _copy_checked(source, target, sums[variant["file"]], member.folder)
+    for data in external_files(source):
+        place = source.parent / data
+        known = sums.get(place.relative_to(member.folder).as_posix())
+        _copy_checked(place, target.parent / data, known, member.folder)
+
+
+def _copy_checked(source: Path, target: Path, expected: str | None, folder: Path) -> None:
     if not source.is_file():
-        raise ArtifactError(f"{source} is missing: delete {member.folder / 'export.json'} and run snakemake again")
+        raise ArtifactError(f"{source} is missing: delete {folder / 'export.json'} and run snakemake again")
     if expected not in (None, file_sha256(source)):
         raise BundleFailure(f"{source} is not the file that passed the export's gate: run the export again")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    for data in external_files(source):
-        (target.parent / data).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.parent / data, target.parent / data)
 
 
 def check_runner(folder: Path, members: Sequence[MemberSource], images: Images) -> list[dict[str, Any]]:
@@ -175,6 +182,22 @@ def check_runner(folder: Path, members: Sequence[MemberSource], images: Images) 
             }
         )
     return found
+
+
+def check_combination(study: Mapping[str, Any] | None) -> None:
+    """Refuse an ensemble that the runner would combine otherwise than the study did.
+
+    Args:
+        study: `study_difference` of the deployed fits; None of a single model.
+    Raises:
+        BundleFailure: If a probability differs by more than 1e-4.
+    """
+    difference = None if study is None else study["max_probability_difference"]
+    if difference is not None and not difference <= PARITY:
+        raise BundleFailure(
+            f"combined by the runner, the members' predictions differ from the study's ensemble by up to "
+            f"{difference:.1e}: its decision.json or predictions are older than its members; run snakemake again"
+        )
 
 
 def _limit(member: MemberSource) -> float:

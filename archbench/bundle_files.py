@@ -16,6 +16,7 @@ from archbench.artifacts import atomic_path, write_json, write_text
 from archbench.checksums import file_sha256
 from archbench_predict.hounsfield import Declared
 
+ARRAYS = "combination.npz"
 VERSIONS = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "opencv-python-headless", "tifffile", "nibabel")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal bundles are equal files
 
@@ -36,16 +37,6 @@ class Images:
     def mask(self, case: str) -> Path | None:
         """Path of a case's mask; None without."""
         return self.root / self.masks[case] if case in self.masks else None
-
-
-def external_files(path: Path) -> list[str]:
-    """Return where the weights outside an ONNX file lie, relative to its folder."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
-    entries = [entry for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data]
-    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def add_example(
@@ -166,5 +157,18 @@ def read_images(manifest: Any, root: str) -> Images:
 
 
 def write_content(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write bundle.json."""
-    write_json(folder / "bundle.json", {"format": 1, **content, "versions": library_versions()})
+    """Write bundle.json, and the arrays of a fitted combination beside it."""
+    from archbench_predict.bundle import FORMAT
+
+    combination = dict(content["combination"])
+    fits = combination.get("fits", [])
+    if any(isinstance(value, np.ndarray) for fit in fits for value in fit.values()):
+        del combination["fits"]
+        combination["arrays"] = ARRAYS
+        arrays: dict[str, Any] = {
+            f"{k}.{name}": np.asarray(value) for k, fit in enumerate(fits) for name, value in fit.items()
+        }
+        with atomic_path(folder / ARRAYS) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    content = {**content, "combination": combination}
+    write_json(folder / "bundle.json", {"format": FORMAT, **content, "versions": library_versions()})

@@ -10,6 +10,21 @@ DECISIONS = {
     "argmax": "the likeliest class",
     "expected_grade": "the mean grade by the uncalibrated probabilities, rounded",
 }
+COMBINATIONS = {
+    "mean": "the plain mean of their probabilities",
+    "linear": "a weighted sum of their log odds or log probabilities",
+    "logistic": "logistic stacking",
+    "attention": "attention: weights that depend on the case",
+    "network": "a small neural network on their logits",
+}
+RULES = {
+    "f1": "chosen for F1",
+    "youden": "chosen for sensitivity + specificity",
+    "sensitivity": "chosen for the best specificity at a sensitivity of {value:g}",
+    "specificity": "chosen for the best sensitivity at a specificity of {value:g}",
+    "cost": "chosen for the least cost, a missed positive as dear as {value:g} false alarms",
+    "half": "probability .5",
+}
 PROTOCOLS = {
     "cross_validation": "cross-validation over {folds} folds of patients",
     "holdout": "one split by patients into training, validation and test part",
@@ -104,9 +119,9 @@ def _limits(facts: Facts) -> str:
 
 def _of_fold(facts: Facts) -> list[str]:
     members = facts.content["members"]
-    which = "; ".join(f"{m['name']}: fold {m['fold']}, seed {m['seed']}" for m in members)
     if len(facts.metrics.get("folds", [])) * len(facts.metrics.get("seeds", [])) < 2:
         return []
+    which = "; ".join(f"{m['name']}: fold {m['fold']}, seed {m['seed']}" for m in members)
     return [
         f"the figures are those of the networks of all folds and seeds; in the bundle is the one that did best in "
         f"validation ({which}), trained without its fold's test part"
@@ -136,16 +151,25 @@ def _networks(facts: Facts) -> str:
         for m in facts.content["members"]
     ]
     head = ["name", "architecture", "precision", "input, px", "fold", "seed", "start weights and their licence"]
-    combination = facts.content["combination"]
-    how = {
-        "single": "",
-        "mean": "\n\nCombined by the plain mean of their probabilities.",
-        "logistic": "\n\nCombined by logistic stacking, fitted on "
-        f"{combination.get('fitted_on', '')}; the weights stand in `bundle.json`.",
-        "linear": "\n\nCombined by a weighted sum of their log odds or log probabilities, fitted on "
-        f"{combination.get('fitted_on', '')}; the weights stand in `bundle.json`.",
-    }[combination["kind"]]
-    return _table(head, rows) + how
+    return _table(head, rows) + _combination(facts.content)
+
+
+def _combination(content: Mapping[str, Any]) -> str:
+    """How the members are combined, and that this is what the study did."""
+    combination = content["combination"]
+    if combination["kind"] == "single":
+        return ""
+    how = COMBINATIONS[combination["kind"]]
+    if "fitted_on" in combination:
+        where = combination.get("arrays", "bundle.json")
+        how += f", fitted on {combination['fitted_on']}; what was fitted stands in `{where}`"
+    lines = [f"Combined by {how}."]
+    fallback = combination.get("fallback")
+    if fallback is not None:
+        names = ", ".join(content["labels"][k] for k in fallback["groups"])
+        alone = content["members"][fallback["member"]]["name"]
+        lines.append(f"{names}: {alone} alone, because the combination was surely worse there.")
+    return "\n\n" + " ".join(lines)
 
 
 def _preprocessing(facts: Facts) -> str:
@@ -237,6 +261,12 @@ def _decisions(facts: Facts) -> str:
         lines.append(_table(["expected calibration error", "value", "interval"], rows))
     if content["outputs"] in ("classes", "zones"):
         lines.append(f"Decision: {DECISIONS[content['decision']]}.")
+    if content.get("cut_points"):
+        cuts = ", ".join(f"{cut:.3f}" for cut in content["cut_points"]["cuts"])
+        lines.append(
+            "`label_at_cut_points` is the grade by cut points of the calibrated mean grade, fitted for the best QWK on "
+            f"all out-of-fold rows: {cuts}. The figures above are not of it; metrics.json of the study has them."
+        )
     if content["thresholds"] is not None:
         lines.append(_thresholds(content))
     return "\n\n".join(lines)
@@ -248,24 +278,30 @@ def _thresholds(content: Mapping[str, Any]) -> str:
         [name, f"{value:.3f}", reason or ""]
         for name, value, reason in zip(content["labels"], thresholds["log_odds"], thresholds["reasons"], strict=True)
     ]
-    rule = {"f1": "chosen for F1 on all out-of-fold rows", "half": "probability .5"}[thresholds["rule"]]
+    rule = RULES[thresholds["rule"]].format(value=thresholds.get("value"))
+    rule += "" if thresholds["rule"] == "half" else " on all out-of-fold rows"
     return f"A label is called present at or above its threshold ({rule}).\n\n" + _table(
         ["label", "threshold, log odds", "note"], rows
     )
 
 
 def _checks(facts: Facts) -> str:
-    rows = [
-        [
-            *(found["member"], found["n_images"]),
-            *(f"{found[key]:.1e}" for key in ("max_logit_difference", "max_probability_difference")),
-        ]
-        for found in facts.checked
-    ]
-    return (
+    keys = ("max_logit_difference", "max_probability_difference")
+    rows = [[found["member"], found["n_images"], *(f"{found[key]:.1e}" for key in keys)] for found in facts.checked]
+    text = (
         "The runner predicted these images from their source files. Its pixels equal those of the study's image "
         "cache; differences to the study's own predictions:\n\n"
         + _table(["network", "images", "largest of a logit", "largest of a probability"], rows)
+    )
+    study = facts.content.get("study")
+    if study is None:
+        return text
+    if study["max_probability_difference"] is None:
+        return text + "\n\nNo fold of the study was combined in this way, so its own predictions could not be compared."
+    return text + (
+        f"\n\nCombined by the runner, with fits that left their fold out, {study['n_predictions']} of the study's "
+        f"predictions of the ensemble come out as they are there: the largest difference of a probability is "
+        f"{study['max_probability_difference']:.1e}."
     )
 
 

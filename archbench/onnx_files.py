@@ -52,13 +52,43 @@ def finish(
     if _weight_bytes(model) > external_above:
         data = folder / data_name(name)
         data.parent.mkdir(exist_ok=True)
-        data.unlink(missing_ok=True)  # onnx appends
-        location = data.relative_to(path.parent).as_posix()
-        onnx.save_model(model, path, save_as_external_data=True, location=location)
+        save_beside(model, path, external=True, data=data)
     else:
-        onnx.save_model(model, path)
+        save_beside(model, path, external=False)
     onnx.checker.check_model(str(path))
     return path
+
+
+def save_beside(model: Any, path: Path, *, external: bool, data: Path | None = None) -> None:
+    """Save a model, its large tensors in one file beside it where they don't fit into one message.
+
+    Args:
+        data: That file, in the model's folder or below it; default: `data_beside` of the model.
+    """
+    import onnx
+
+    if not external:
+        onnx.save_model(model, path)
+        return
+    data = data or path.with_name(data_beside(path))
+    data.unlink(missing_ok=True)  # onnx appends
+    location = data.relative_to(path.parent).as_posix()
+    onnx.save_model(model, path, save_as_external_data=True, location=location)
+
+
+def data_beside(path: Path) -> str:
+    """Return what the libraries call the external weights of a file in its folder."""
+    return f"{path.name}.data"
+
+
+def external_files(path: Path) -> list[str]:
+    """Return where the weights outside an ONNX file lie, relative to its folder."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    entries = [entry for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data]
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def data_name(name: str) -> str:

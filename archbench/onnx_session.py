@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    # what TensorRT can't do goes to CUDA, or it would go to the CPU
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
 
 
@@ -39,10 +41,23 @@ def make_session(path: Path, *, threads: int, device: str = "cpu") -> InferenceS
     options.log_severity_level = 3 if device == "cpu" else 4
     wanted = PROVIDERS[device]
     if device != "cpu":
-        if ctypes.util.find_library("cuda") is None:
+        if not has_cuda_driver():
             raise ProviderError("this machine has no CUDA driver (libcuda)")
         ort.preload_dlls()  # CUDA's libraries lie among torch's packages, which aren't imported here
-    session = ort.InferenceSession(str(path), options, providers=[wanted])
-    if session.get_providers()[0] != wanted:
+    session = ort.InferenceSession(str(path), options, providers=list(wanted))
+    if session.get_providers()[0] != wanted[0]:
         raise ProviderError(f"ONNX Runtime uses {session.get_providers()}, not the {device} that was asked for")
     return session
+
+
+def has_cuda_driver() -> bool:
+    """Whether CUDA's driver can be loaded.
+
+    Asked of the loader: in a container the driver lies where LD_LIBRARY_PATH says, which `find_library` of an image
+    without a linker doesn't look at.
+    """
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -16,7 +16,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.export_ladder import RUNGS, Climb, ExportJob, Reference, climb
 from archbench.mask_parity import MaskTruth, compare_masks
-from archbench.onnx_files import VARIANTS, describe_files, finish
+from archbench.onnx_files import EXTERNAL_ABOVE_BYTES, VARIANTS, describe_files, finish
 from archbench.onnx_runner import ExportedNetwork
 from archbench.onnx_session import ProviderError, make_session
 from archbench.parity import (
@@ -69,6 +69,7 @@ class Export:
         classes: Names of the logits.
         calibration_images: Training images that give int8 its ranges, at most.
         timeout_s: Seconds for one rung.
+        external_above: Bytes of weights above which they lie beside their file.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Export:
         classes: Sequence[str],
         calibration_images: int,
         timeout_s: float,
+        external_above: int = EXTERNAL_ABOVE_BYTES,
     ) -> None:
         self.job, self.cases, self.comparison = job, cases, comparison
         self.folder, self.classes = folder, classes
         self.calibration_images, self.timeout_s = calibration_images, timeout_s
+        self.external_above = external_above
         self._reference: Reference | None = None
 
     def run(self, precisions: Sequence[str], rungs: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +127,10 @@ class Export:
     ) -> Checked:
         assert self._reference is not None
         with self._candidate() as made:
-            files = {b: finish(raw[b], made, names[b], classes=self.classes, batch=b) for b in raw}
+            files = {
+                b: finish(raw[b], made, names[b], classes=self.classes, batch=b, external_above=self.external_above)
+                for b in raw
+            }
             network = ExportedNetwork(files, self._reference.form, threads=self.job.threads, device=device)
             account, problem = self._judge(network, self._reference, exact=exact)
             account |= describe_files(made, names) | {"device": device}

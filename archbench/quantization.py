@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from archbench.onnx_files import data_beside, external_files, save_beside
 from archbench.onnx_runner import InputForm
 from archbench.onnx_session import make_session
 
@@ -84,7 +85,9 @@ class Quantizer:
         self._form, self._images, self._rows, self._scratch = form, images, rows, scratch
         self._threads = threads
         self._prepared = scratch / "prepared.onnx"
-        quant_pre_process(path, self._prepared, skip_symbolic_shape=True)
+        self._external = bool(external_files(path))  # too large for one file, and so is what is made of it
+        beside = {"save_as_external_data": True, "all_tensors_to_one_file": True} if self._external else {}
+        quant_pre_process(path, self._prepared, skip_symbolic_shape=True, **beside)
         model = onnx.load(self._prepared)
         graph = model.graph
         ops = STATIC_OPS if self.method == "static" else DYNAMIC_OPS
@@ -92,7 +95,7 @@ class Quantizer:
         shapes = [value for value in graph.value_info if value.name not in weights]
         del graph.value_info[:]  # dynamo notes weights' shapes too, which the quantiser forgets when it turns one
         graph.value_info.extend(shapes)
-        onnx.save_model(model, self._prepared)
+        save_beside(model, self._prepared, external=self._external)
         self._nodes = [
             node
             for node in graph.node
@@ -118,6 +121,7 @@ class Quantizer:
 
     def _write(self, path: Path, nodes: list[str]) -> None:
         """Write the network with these nodes quantised."""
+        path.with_name(data_beside(path)).unlink(missing_ok=True)  # onnx appends
         if self.method == "static":
             self._quantize_static(path, nodes)
         else:
@@ -138,6 +142,7 @@ class Quantizer:
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            use_external_data_format=self._external,
         )
 
     def _quantize_dynamic(self, path: Path, nodes: list[str]) -> None:
@@ -150,6 +155,7 @@ class Quantizer:
             nodes_to_quantize=nodes,
             per_channel=True,
             weight_type=QuantType.QInt8,
+            use_external_data_format=self._external,
         )
 
     def _reader(self, rows: np.ndarray) -> Any:
@@ -199,6 +205,8 @@ def to_fp16(path: Path, target: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)  # of values too small for fp16
-    model = onnx_ir.from_proto(convert_float_to_float16(onnx.load(path), keep_io_types=True))
+    large = bool(external_files(path))  # shapes can't be inferred in one message then; the exporter noted them
+    converted = convert_float_to_float16(onnx.load(path), keep_io_types=True, disable_shape_infer=large)
+    model = onnx_ir.from_proto(converted)
     model.graph.sort()  # the converter puts the first cast behind its reader
-    onnx_ir.save(model, target, external_data=f"{target.name}.data")
+    onnx_ir.save(model, target, external_data=data_beside(target))

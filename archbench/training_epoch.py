@@ -178,7 +178,7 @@ def _update(
         else:
             images, target = training_batch_with_masks(trainer, positions, mix, draws, generator)
         with torch.autocast(trainer.device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
-            logits = trainer.forward(images)
+            logits = trainer.forward(images).float()  # losses lose digits in half precision
             values = blend(mix, partial(loss.cells, logits), target).sum()
         scaler.scale(mean_of(values, weight)).backward()
         total += values.detach()

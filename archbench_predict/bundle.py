@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from archbench_predict.description import DescriptionError, Normalization, described_normalization, described_steps
 from archbench_predict.images import Preprocessing
 from archbench_predict.volume_description import VolumePreparation, described_volume_steps, describes_volume
 
-FORMAT = 1
+FORMAT = 2  # 2: labels that one member answers alone, isotonic steps, arrays beside bundle.json
+READS = (1, FORMAT)
 SUMS = "SHA256SUMS"
 CONTENT = "bundle.json"
 
@@ -54,11 +57,13 @@ class Bundle:
 
     Attributes:
         content: The whole of bundle.json.
+        combination: How the members are combined, with its arrays.
         identity: SHA-256 of SHA256SUMS, which names this very bundle.
     """
 
     folder: Path
     content: Mapping[str, Any]
+    combination: Mapping[str, Any]
     members: tuple[Member, ...]
     identity: str
 
@@ -115,17 +120,39 @@ def read_bundle(folder: Path) -> Bundle:
     if CONTENT not in listed:
         raise BundleError(f"{folder / SUMS} doesn't list {CONTENT}: this is no bundle")
     content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT:
+    if content.get("format") not in READS:
         raise BundleError(
-            f"{folder / CONTENT} has format {content.get('format')!r}, this runner reads {FORMAT}: "
+            f"{folder / CONTENT} has format {content.get('format')!r}, this runner reads up to {FORMAT}: "
             "install the runner of the archbench that wrote it"
         )
+    arrays = content["combination"].get("arrays")
     named = [member["file"] for member in content["members"]] + list(content["example"].values())
+    named += [] if arrays is None else [arrays]
     unlisted = [name for name in named if name not in listed]
     if unlisted:
         raise BundleError(f"{folder / SUMS} doesn't list {unlisted[0]}, which the bundle uses: get the bundle again")
     identity = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
-    return Bundle(folder, content, tuple(_member(folder, entry) for entry in content["members"]), identity)
+    combination = dict(content["combination"])
+    if arrays is not None:
+        combination["fits"] = read_fits(folder / arrays)
+    return Bundle(folder, content, combination, tuple(_member(folder, entry) for entry in content["members"]), identity)
+
+
+def read_fits(path: Path) -> list[dict[str, np.ndarray]]:
+    """Return what was fitted, once or for each zone: arrays named `<number>.<name>`.
+
+    Raises:
+        BundleError: If the file is none of such arrays.
+    """
+    fits: dict[int, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                number, _, name = key.partition(".")
+                fits.setdefault(int(number), {})[name] = arrays[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} can't be read ({error}): get the bundle again") from error
+    return [fits[number] for number in sorted(fits)]
 
 
 def _member(folder: Path, entry: Mapping[str, Any]) -> Member:

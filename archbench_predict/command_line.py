@@ -24,6 +24,7 @@ from archbench_predict.volume_metadata import MetadataError, read_declared, stem
 
 REFUSED, SOME_FAILED = 1, 3
 PROGRESS_SECONDS = 2.0
+MOST_LANES = 16  # each keeps a batch's activations in memory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,10 +90,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if bundle.needs_masks and not arguments.masks and not arguments.check:
             raise BundleError("the networks were trained with masks: give --masks FOLDER")
         _check_options(bundle, arguments)
-        predictor = Predictor(bundle, threads=threads)
+        total = 0 if arguments.check else sum(1 for _ in _found(bundle, arguments))
+        # a volume's batch is large: one at a time
+        lanes = 1 if bundle.reads_volumes else lanes_for(total, threads=threads, batch_size=arguments.batch_size)
+        predictor = Predictor(bundle, threads=threads // lanes)
         difference = predictor.check_example()
         print(f"{bundle.name} ({bundle.identity[:12]}): intact, example within {difference:.0e}", file=sys.stderr)
-        return 0 if arguments.check else _predict_all(predictor, arguments, workers=arguments.workers or threads)
+        if arguments.check:
+            return 0
+        return _predict_all(predictor, arguments, total=total, workers=arguments.workers or threads, lanes=lanes)
 
 
 def _check_options(bundle: Bundle, arguments: argparse.Namespace) -> None:
@@ -105,23 +111,37 @@ def _check_options(bundle: Bundle, arguments: argparse.Namespace) -> None:
         raise SourceError(f"--top is for bundles of labels or classes; this one gives {outputs}")
 
 
-def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, workers: int) -> int:
+def lanes_for(total: int, *, threads: int, batch_size: int) -> int:
+    """Return how many batches are predicted at once.
+
+    A thread per batch never waits for another one at the end of each operation; only where there are too few images
+    for that do all threads share each batch.
+    """
+    lanes = min(threads, MOST_LANES)
+    return lanes if total >= lanes * batch_size else 1
+
+
+def _found(bundle: Bundle, arguments: argparse.Namespace) -> Iterable[Item]:
     columns = Columns(arguments.image_column, arguments.case_column, arguments.root)
-    suffixes = VOLUME_SUFFIXES if predictor.bundle.reads_volumes else SUFFIXES
+    return find_images(arguments.images, columns, VOLUME_SUFFIXES if bundle.reads_volumes else SUFFIXES)
+
+
+def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, total: int, workers: int, lanes: int) -> int:
     declared = read_declared(arguments.metadata) if arguments.metadata else {}
-    total = sum(1 for _ in find_images(arguments.images, columns, suffixes))
     failed = 0
     report = (lambda done, failed: None) if arguments.quiet else _progress(total)
-    has_calibration = predictor.bundle.content["calibration"]["method"] != "none"
+    content = predictor.bundle.content
+    fitted = {"calibrated": content["calibration"]["method"] != "none", "tuned": content.get("cut_points") is not None}
     answers = stream(
-        find_images(arguments.images, columns, suffixes),
+        _found(predictor.bundle, arguments),
         prepare=partial(_prepare, predictor, arguments.masks, declared),
         predict=lambda batch: to_records(predictor.predict(batch), predictor.task, top=arguments.top),
         batch_size=arguments.batch_size,
         workers=workers,
+        lanes=lanes,
     )
     kind = {"top": bool(arguments.top), "challenge": arguments.challenge}
-    with open_writer(arguments.out, predictor.task, calibrated=has_calibration, **kind) as writer:
+    with open_writer(arguments.out, predictor.task, **fitted, **kind) as writer:
         for done, (item, answer) in enumerate(_finite(answers), start=1):
             error = str(answer) if isinstance(answer, ImageError) else None
             if error is not None:

@@ -33,10 +33,10 @@ class Normalization:
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Return normalised pixels, (H, W, C) uint8 -> (C, H, W) float32."""
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        planes = pixels.transpose(2, 0, 1).astype(np.float32)
-        planes -= mean
+        planes = np.empty((pixels.shape[2], *pixels.shape[:2]), np.float32)  # in the order in which it is stacked
+        np.subtract(pixels.transpose(2, 0, 1), mean, out=planes)
         planes /= std
-        return np.asarray(planes)
+        return planes
 
 
 def describe_steps(settings: Preprocessing, *, max_pixels: int) -> dict[str, Any]:

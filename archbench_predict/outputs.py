@@ -6,7 +6,7 @@ classes one zone after the other, the last class, ungradable, never being called
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,24 @@ class Task:
 def combine(logits: Array, combination: Mapping[str, Any], task: Task) -> Array:
     """Return the ensemble's logits, (N, M, K) -> (N, K).
 
+    Args:
+        logits: Of each member.
+        combination: Its kind with what was fitted, per label or zone where these are fitted apart; `fallback` names
+            the labels or zones that one member alone answers.
     Raises:
         ValueError: If the kind of combination is unknown.
     """
+    result = _combined(logits, combination, task)
+    fallback = combination.get("fallback")
+    if fallback is None:
+        return result
+    tables, own = task.groups(result), task.groups(logits[:, fallback["member"]])
+    for group in fallback["groups"]:
+        tables[group] = log_softmax(own[group])
+    return task.joined(tables)
+
+
+def _combined(logits: Array, combination: Mapping[str, Any], task: Task) -> Array:
     kind = combination["kind"]
     if kind == "single":
         return np.asarray(logits[:, 0])
@@ -103,17 +118,46 @@ def combine(logits: Array, combination: Mapping[str, Any], task: Task) -> Array:
     if kind == "logistic":
         tables = zip(task.groups(logits), combination["fits"], strict=True)
         return task.joined([_stacked(table, fit) for table, fit in tables])
-    if kind == "linear":
-        if task.outputs == "labels":
-            return _weighted(logits, combination["fits"][0])
-        tables = zip(task.groups(logits), combination["fits"], strict=True)
-        return task.joined([log_softmax(_weighted(log_softmax(table), fit)) for table, fit in tables])
-    raise ValueError(f"the bundle combines its members by {kind!r}; known are single, mean, linear and logistic")
+    if kind not in _SCORES:
+        known = ", ".join(("single", "mean", "logistic", *_SCORES))
+        raise ValueError(f"the bundle combines its members by {kind!r}; known are {known}")
+    if task.outputs == "labels":
+        return _SCORES[kind](logits.astype(np.float64), combination["fits"][0])
+    tables = zip(task.groups(logits), combination["fits"], strict=True)
+    return task.joined([log_softmax(_SCORES[kind](log_softmax(table), fit)) for table, fit in tables])
 
 
 def _weighted(scores: Array, fit: Mapping[str, Any]) -> Array:
     """Weighted sum of the members' log odds or log probabilities, (N, M, K') -> (N, K'), and an intercept."""
-    return np.asarray(np.einsum("nmk,mk->nk", scores.astype(np.float64), np.array(fit["weights"])) + fit["intercept"])
+    return np.asarray(np.einsum("nmk,mk->nk", scores, np.array(fit["weights"])) + fit["intercept"])
+
+
+def _standardised(scores: Array, fit: Mapping[str, Any]) -> Array:
+    """All members' scores of a case side by side, standardised, (N, M, K') -> (N, M K')."""
+    return np.asarray((scores.reshape(len(scores), -1) - np.array(fit["centre"])) / np.array(fit["scale"]))
+
+
+def _attended(scores: Array, fit: Mapping[str, Any]) -> Array:
+    """Mean of the members' scores with weights that depend on the case, (N, M, K') -> (N, K')."""
+    features = np.column_stack([_standardised(scores, fit), np.ones(len(scores))])
+    attention = np.exp(log_softmax(features @ np.array(fit["coefficients"])))
+    return np.asarray(np.einsum("nmk,nm->nk", scores, attention))
+
+
+def _through_layers(scores: Array, fit: Mapping[str, Any]) -> Array:
+    """A small network on the members' scores, ReLU between its layers, (N, M, K') -> (N, K')."""
+    values, last = _standardised(scores, fit), sum(name.startswith("weights") for name in fit) - 1
+    for k in range(last + 1):
+        values = values @ np.array(fit[f"weights{k}"]) + np.array(fit[f"bias{k}"])
+        values = values if k == last else np.maximum(values, 0.0)
+    return np.asarray(values)
+
+
+_SCORES: dict[str, Callable[[Array, Mapping[str, Any]], Array]] = {
+    "linear": _weighted,
+    "attention": _attended,
+    "network": _through_layers,
+}
 
 
 def _log_mean(logits: Array) -> Array:
@@ -146,11 +190,21 @@ def calibrated(logits: Array, calibration: Mapping[str, Any], task: Task) -> Arr
         divisor = np.array(calibration["temperature"], dtype=np.float64)  # one, or one per zone
         per_logit = np.repeat(divisor, len(task.classes)) if task.outputs == "zones" else divisor
         return task.probabilities(logits / per_logit)
-    if method == "platt":
-        return sigmoid(np.array(calibration["slope"]) * logits + np.array(calibration["intercept"]))
-    raise ValueError(f"the bundle is calibrated by {method!r}; known are none, temperature and platt")
+    if method in ("platt", "isotonic"):
+        odds = np.array(calibration["slope"]) * logits.astype(np.float64) + np.array(calibration["intercept"])
+        for label, corners in enumerate(calibration.get("steps", ())):  # a label without steps keeps its line
+            if corners is not None:
+                odds[:, label] = np.interp(logits[:, label], *corners)
+        return sigmoid(odds)
+    raise ValueError(f"the bundle is calibrated by {method!r}; known are none, temperature, platt and isotonic")
 
 
 def present(logits: Array, thresholds: Mapping[str, Any]) -> Array:
     """Return which labels are called present, boolean (N, L): raw log odds at or above each label's threshold."""
     return np.asarray(logits >= np.array(thresholds["log_odds"]))
+
+
+def grades_at_cuts(calibrated: Array, cuts: Sequence[float]) -> Array:
+    """Return the grade of each case by where its calibrated mean grade lies between the cut points, (N, K) -> (N,)."""
+    expected = calibrated @ np.arange(calibrated.shape[1])
+    return np.asarray(np.searchsorted(np.array(cuts), expected, side="right"))

@@ -35,12 +35,14 @@ class Answers:
         probabilities: Uncalibrated: (N, K) of classes, (N, L) of labels, (N, L, K') of zones, (N, 1) of a value.
         calibrated: Likewise; None where nothing was fitted.
         called: Class of each case (N,) or zone (N, L), or which labels are present (N, L), or the value (N, 1).
+        tuned: Grade of each case (N,) by the bundle's cut points; None without.
     """
 
     logits: Array
     probabilities: Array
     calibrated: Array | None
     called: Array
+    tuned: Array | None = None
 
 
 class Predictor:
@@ -111,7 +113,7 @@ class Predictor:
     def predict(self, prepared: Sequence[Inputs]) -> Answers:
         """Return what is said of N prepared images."""
         content, task = self.bundle.content, self.task
-        logits = outputs.combine(self.member_logits(prepared), content["combination"], task)
+        logits = outputs.combine(self.member_logits(prepared), self.bundle.combination, task)
         probabilities = task.probabilities(logits)
         if task.outputs == "labels":
             called = outputs.present(logits, content["thresholds"])
@@ -120,7 +122,10 @@ class Predictor:
         else:
             called = task.called(probabilities)
         calibrated = outputs.calibrated(logits, content["calibration"], task)
-        return Answers(logits, probabilities, calibrated, called)
+        cuts, tuned = content.get("cut_points"), None
+        if cuts is not None and calibrated is not None:
+            tuned = outputs.grades_at_cuts(calibrated, cuts["cuts"])
+        return Answers(logits, probabilities, calibrated, called, tuned)
 
     def example(self) -> Answers:
         """Return what is said of the bundle's own example image."""

@@ -17,10 +17,11 @@ from archbench_predict.predictor import Answers
 from archbench_predict.sources import Item
 
 FORMATS = (".csv", ".json", ".jsonl")
+TUNED = "label_at_cut_points"
 
 
 def to_records(answers: Answers, task: Task, *, top: int = 0) -> list[dict[str, Any]]:
-    """Return one record per image: label or labels, value, probabilities, calibrated probabilities (where fitted).
+    """Return one record per image: label or labels, value, probabilities, and what was fitted beside them.
 
     Args:
         top: Also the so many likeliest classes or labels, from the likeliest on.
@@ -29,6 +30,7 @@ def to_records(answers: Answers, task: Task, *, top: int = 0) -> list[dict[str, 
         {
             **_called(answers.called[i], task),
             **({"top": _likeliest(answers, i, task, top)} if top else {}),
+            **({TUNED: task.classes[int(answers.tuned[i])]} if answers.tuned is not None else {}),
             **_kind("probabilities", answers.probabilities[i], task),
             **(_kind("calibrated", answers.calibrated[i], task) if answers.calibrated is not None else {}),
         }
@@ -77,8 +79,8 @@ class Writer(Protocol):
 
 
 class _Csv:
-    def __init__(self, file: TextIO, task: Task, *, calibrated: bool, top: bool) -> None:
-        self._task, self._calibrated, self._top = task, calibrated, top
+    def __init__(self, file: TextIO, task: Task, *, calibrated: bool, tuned: bool, top: bool) -> None:
+        self._task, self._calibrated, self._tuned, self._top = task, calibrated, tuned, top
         self._writer = csv.DictWriter(file, self._columns(), restval="", lineterminator="\n")
         self._writer.writeheader()
 
@@ -113,7 +115,8 @@ class _Csv:
             called = [f"label_{zone}" for zone in task.labels]
             names = [f"{zone}_{name}" for zone in task.labels for name in task.scored]
         else:
-            called, names = ["label"], list(task.labels if task.outputs == "labels" else task.classes)
+            called = ["label", *([TUNED] if self._tuned else [])]
+            names = list(task.labels if task.outputs == "labels" else task.classes)
         called += ["top"] if self._top else []
         return ["case_id", "image", "error", *called, *(f"{kind}_{name}" for kind in kinds for name in names)]
 
@@ -154,13 +157,20 @@ class _Challenge(_Json):
 
 @contextmanager
 def open_writer(
-    path: Path, task: Task, *, calibrated: bool, top: bool = False, challenge: bool = False
+    path: Path,
+    task: Task,
+    *,
+    calibrated: bool,
+    tuned: bool = False,
+    top: bool = False,
+    challenge: bool = False,
 ) -> Iterator[Writer]:
     """Give a writer; the file gets its name when it is whole, until then it is `<name>.partial`.
 
     Args:
         path: Its suffix says the format: .csv, .json or .jsonl.
         calibrated: Whether there are calibrated probabilities.
+        tuned: Whether there are grades by cut points.
         top: Whether records name the likeliest findings.
         challenge: Whether to write the JSON of challenges.
     """
@@ -168,7 +178,7 @@ def open_writer(
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            yield _Csv(file, task, calibrated=calibrated, top=top)
+            yield _Csv(file, task, calibrated=calibrated, tuned=tuned, top=top)
         else:
             writer = (_Challenge if challenge else _Json)(file, lines=path.suffix == ".jsonl")
             yield writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,33 +22,53 @@ def stream(
     predict: Callable[[list[Prepared]], list[Answer]],
     batch_size: int,
     workers: int,
+    lanes: int = 1,
 ) -> Iterator[tuple[Item, Answer | ImageError]]:
     """Yield each item with its answer, or with the error that its preparation met.
 
-    While a batch is predicted, threads prepare the images of the next two; no more are ever read ahead.
+    While batches are predicted, threads prepare the images of the next one; no more are ever read ahead.
+
+    Args:
+        workers: Threads that prepare.
+        lanes: Batches that are predicted at once, each by a thread of its own.
     """
-    source, ahead = iter(items), 2 * batch_size + workers
-    pending: deque[tuple[Item, Future[Prepared]]] = deque()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode") as pool:
+    source = iter(items)
+    flying: deque[tuple[list[Future[Prepared]], Future[list[tuple[Item, Answer | ImageError]]]]] = deque()
+    with (
+        ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode") as decoders,
+        ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="network") as networks,
+    ):
 
         def read_ahead() -> None:
-            pending.extend((item, pool.submit(prepare, item)) for item in islice(source, ahead - len(pending)))
+            while len(flying) <= lanes and (batch := list(islice(source, batch_size))):
+                prepared = [decoders.submit(prepare, item) for item in batch]
+                flying.append((prepared, networks.submit(_answers, batch, prepared, predict)))
 
         try:
             read_ahead()
-            while pending:
-                batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                outcomes: list[tuple[Item, Prepared | ImageError]] = [
-                    (item, _outcome(future)) for item, future in batch
-                ]
+            while flying:
+                answered = flying.popleft()[1].result()
                 read_ahead()
-                good = [outcome for _, outcome in outcomes if not isinstance(outcome, ImageError)]
-                answers = iter(predict(good) if good else [])
-                for item, outcome in outcomes:
-                    yield item, outcome if isinstance(outcome, ImageError) else next(answers)
+                yield from answered
         finally:
-            for _, future in pending:
-                future.cancel()
+            for prepared, answers in flying:
+                answers.cancel()
+                for future in prepared:
+                    future.cancel()
+
+
+def _answers(
+    batch: Sequence[Item],
+    prepared: Sequence[Future[Prepared]],
+    predict: Callable[[list[Prepared]], list[Answer]],
+) -> list[tuple[Item, Answer | ImageError]]:
+    outcomes: list[Prepared | ImageError] = [_outcome(future) for future in prepared]
+    good = [outcome for outcome in outcomes if not isinstance(outcome, ImageError)]
+    answers = iter(predict(good) if good else [])
+    return [
+        (item, outcome if isinstance(outcome, ImageError) else next(answers))
+        for item, outcome in zip(batch, outcomes, strict=True)
+    ]
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -3,10 +3,11 @@
     PYTHONPATH=. python benchmarks/runner.py speed --images ../shared/data/dr600 --architecture resnet50 --size 224
     PYTHONPATH=. python benchmarks/runner.py memory --count 100000
 
-Both make a bundle of an untrained network. `speed` alternates, round by round, the network alone on images that are
-prepared already and the whole stream from files to records, in one process with the same threads and batches; the
-ratio is taken within each round, of images/s and of CPU seconds. The latter says on a busy machine what the former
-would say on a quiet one where both keep all cores at work. `memory` predicts links to four small files in a process
+Both make a bundle of an untrained network. `speed` takes turns, round by round, with the network alone on images that
+are prepared already, all threads on each batch (as a study times it), the same with a batch for each thread, and the
+whole stream from files to records as the command runs it; in one process with the same threads and batches. The ratios
+are taken within each round, of images/s and of CPU seconds. The latter say on a busy machine what the former would say
+on a quiet one where all of them keep all cores at work. `memory` predicts links to four small files in a process
 of its own and reads its resident set as it goes on.
 """
 
@@ -21,6 +22,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from PIL import Image
 
 from archbench.bundle_files import Images, add_example, library_versions, write_expected, write_sums
 from archbench_predict.bundle import read_bundle
+from archbench_predict.command_line import lanes_for
 from archbench_predict.description import describe_steps
 from archbench_predict.images import Preprocessing
 from archbench_predict.predictor import Predictor
@@ -86,28 +90,37 @@ def untrained_bundle(folder: Path, *, architecture: str, size: int) -> None:
 
 
 def speed(arguments: argparse.Namespace, folder: Path) -> None:
-    """Print images/s of both, and the ratios of the rounds."""
+    """Print images/s of all three, and the ratios of the rounds."""
     untrained_bundle(folder / "bundle", architecture=arguments.architecture, size=arguments.size)
-    predictor = Predictor(read_bundle(folder / "bundle"), threads=arguments.threads)
+    bundle, threads = read_bundle(folder / "bundle"), arguments.threads
     items = list(islice(find_images([arguments.images], Columns()), arguments.count))
-    ready = [predictor.prepare(item.path) for item in items]
-    alone_rates, stream_rates, alone_cpu, stream_cpu = [], [], [], []
+    lanes = lanes_for(len(items), threads=threads, batch_size=arguments.batch)
+    shared, own = (Predictor(bundle, threads=n) for n in (threads, threads // lanes))
+    ready = [own.prepare(item.path) for item in items]
+    ways: dict[str, Callable[[], None]] = {
+        "alone": lambda: alone(shared, ready, batch=arguments.batch, lanes=1),
+        "alone, a batch a thread": lambda: alone(own, ready, batch=arguments.batch, lanes=lanes),
+        "stream": lambda: streamed(own, items, arguments, folder / "out.csv", lanes=lanes),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(arguments.rounds + 1):
-        halves = [(alone_rates, alone_cpu, alone), (stream_rates, stream_cpu, streamed)]
-        for rates, cpu, half in halves if number % 2 else halves[::-1]:
+        names = list(ways)
+        for name in names[number % 3 :] + names[: number % 3]:
             begin, cpu_begin = time.perf_counter(), time.process_time()
-            half(predictor, items, ready, arguments, folder / "out.csv")
+            ways[name]()
             if number:  # the first round warms up
-                rates.append(len(items) / (time.perf_counter() - begin))
-                cpu.append((time.process_time() - cpu_begin) / len(items) * 1e3)
+                rates[name].append(len(items) / (time.perf_counter() - begin))
+                cpu[name].append((time.process_time() - cpu_begin) / len(items) * 1e3)
     print(
-        f"{arguments.architecture} {arguments.size} px, {len(items)} images, {arguments.threads} threads, batch "
+        f"{arguments.architecture} {arguments.size} px, {len(items)} images, {threads} threads, batch "
         f"{arguments.batch}, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}"
     )
-    print(f"images/s: alone {np.median(alone_rates):.1f}, whole stream {np.median(stream_rates):.1f}")
-    print(f"CPU ms an image: alone {np.median(alone_cpu):.1f}, whole stream {np.median(stream_cpu):.1f}")
-    _print_ratio("images/s of the stream / alone", np.array(stream_rates) / np.array(alone_rates))
-    _print_ratio("CPU of alone / the stream", np.array(alone_cpu) / np.array(stream_cpu))
+    for name in ways:
+        print(f"{name}: {np.median(rates[name]):.1f} images/s, {np.median(cpu[name]):.1f} CPU ms an image")
+    for name in list(ways)[:2]:
+        _print_ratio(f"images/s, stream / {name}", np.array(rates["stream"]) / np.array(rates[name]))
+        _print_ratio(f"CPU, {name} / stream", np.array(cpu[name]) / np.array(cpu["stream"]))
 
 
 def _print_ratio(name: str, ratios: np.ndarray) -> None:
@@ -116,17 +129,18 @@ def _print_ratio(name: str, ratios: np.ndarray) -> None:
     print(f"{name}: {np.median(ratios):.3f} ({low:.3f} to {high:.3f})")
 
 
-def alone(
-    predictor: Predictor, items: list[Item], ready: list[list[np.ndarray]], arguments: argparse.Namespace, out: Path
-) -> None:
-    """The network on prepared images."""
-    for start in range(0, len(ready), arguments.batch):
-        predictor.member_logits(ready[start : start + arguments.batch])
+def alone(predictor: Predictor, ready: list[list[np.ndarray]], *, batch: int, lanes: int) -> None:
+    """The network on prepared images, so many batches at once."""
+    parts = [ready[start : start + batch] for start in range(0, len(ready), batch)]
+    if lanes == 1:
+        for part in parts:
+            predictor.member_logits(part)
+        return
+    with ThreadPoolExecutor(max_workers=lanes) as pool:
+        list(pool.map(predictor.member_logits, parts))
 
 
-def streamed(
-    predictor: Predictor, items: list[Item], ready: list[list[np.ndarray]], arguments: argparse.Namespace, out: Path
-) -> None:
+def streamed(predictor: Predictor, items: list[Item], arguments: argparse.Namespace, out: Path, *, lanes: int) -> None:
     """From files to a CSV, as the command does it."""
     answers = stream(
         items,
@@ -134,6 +148,7 @@ def streamed(
         predict=lambda batch: to_records(predictor.predict(batch), predictor.task),
         batch_size=arguments.batch,
         workers=arguments.threads,
+        lanes=lanes,
     )
     with open_writer(out, predictor.task, calibrated=True) as writer:
         for item, record in answers:

@@ -25,8 +25,10 @@ from archbench.thresholds import rule_of
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from archbench.bundle import MemberSource
+    from archbench.deployed_ensemble import Recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,14 +127,13 @@ def _of_pixels(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSource], folder: Path) -> None:
     from archbench import bundle, bundle_files, model_card
-    from archbench.deployment_fits import chosen_members
 
-    decision = read_json(arguments.decision) if arguments.decision else None
-    if decision is not None:
-        members = _chosen(members, chosen_members(decision))
+    recipe = _recipe(study, arguments.decision)
+    if recipe is not None:
+        members = _chosen(members, recipe.members)
     manifest, metadata = read_table(arguments.manifest)
     images = bundle_files.read_images(manifest, metadata["root"])
-    content = _content(study, arguments, members, decision, folder)
+    content = _content(study, arguments, members, recipe, folder)
     example = bundle.checked_rows(members[0])[0][0] if metadata.get("phantom") else None
     masked = study.datasets[arguments.dataset].preprocessing.mask_focus != "none"
     volume = study.datasets[arguments.dataset].volumes is not None
@@ -159,7 +160,19 @@ def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSour
     print(f"{folder} and {arguments.zip} ({size:.1f} MiB)", file=sys.stderr)
 
 
-def _chosen(members: list[MemberSource], names: list[str]) -> list[MemberSource]:
+def _recipe(study: Study, decision: str | None) -> Recipe | None:
+    """The ensemble's choice; None of a single model."""
+    from archbench.deployed_ensemble import recipe_of
+    from archbench.neural_stacking import NetworkSettings
+
+    if decision is None:
+        return None
+    network = study.ensemble.mlp
+    settings = NetworkSettings(**{**network.model_dump(), "hidden": tuple(network.hidden)})
+    return recipe_of(read_json(decision), settings)
+
+
+def _chosen(members: list[MemberSource], names: Sequence[str]) -> list[MemberSource]:
     by_name = {member.name: member for member in members}
     strangers = [name for name in names if name not in by_name]
     if strangers:
@@ -171,7 +184,7 @@ def _content(
     study: Study,
     arguments: argparse.Namespace,
     members: list[MemberSource],
-    decision: dict[str, Any] | None,
+    recipe: Recipe | None,
     folder: Path,
 ) -> dict[str, Any]:
     """Copy the networks and return what bundle.json says but for the example."""
@@ -192,14 +205,18 @@ def _content(
         labels=own.labels,
         decision=task.decision,
     )
+    rated = study.evaluation
     fits = deployment_fits.deployed_fits(
         {member.name: member.predictions for member in members},
-        choice=None if decision is None else decision["choice"],
+        recipe=recipe,
         seed=members[0].seed,
         task=meaning,
-        rule=rule_of(study.evaluation.thresholds.rule, study.evaluation.thresholds.value),
-        few=study.evaluation.thresholds.few_positive_patients,
+        rule=rule_of(rated.thresholds.rule, rated.thresholds.value),
+        few=rated.thresholds.few_positive_patients,
+        isotonic_patients=rated.isotonic_patients if rated.isotonic else None,
+        delivered=None if recipe is None else read_predictions(arguments.predictions),
     )
+    bundle.check_combination(fits.get("study"))
     return {
         "name": f"{study.study}-{dataset}-{arguments.model}-{arguments.precision}",
         "task": task.name,

@@ -17,7 +17,7 @@ from archbench.comparison import default_delta
 from archbench.config import Study, load_study
 from archbench.export_ladder import ExportJob, rungs_of
 from archbench.mask_parity import MaskTruth
-from archbench.onnx_files import OPSET
+from archbench.onnx_files import EXTERNAL_ABOVE_BYTES, OPSET
 from archbench.onnx_variants import Export, ExportCases
 from archbench.parity import Comparison
 from archbench.recipe_checks import metric_mode
@@ -50,6 +50,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         required=True,
         help="ONNX file to write; other files of the export go into the folder onnx beside it",
     )
+    parser.add_argument(
+        "--external-above",
+        type=int,
+        default=EXTERNAL_ABOVE_BYTES,
+        metavar="BYTES",
+        help="size of weights from which they lie beside their file (protobuf ends at 2 GiB)",
+    )
     parser.add_argument("--account", required=True, help="account of export and parity to write (JSON)")
     return parser.parse_args(argv)
 
@@ -76,6 +83,7 @@ def _export(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[s
         classes=cases.classes,
         calibration_images=settings.calibration_images,
         timeout_s=60 * settings.export_timeout_min,
+        external_above=arguments.external_above,
     )
     found = export.run(settings.precisions, rungs_of(network["architecture"]))
     origin = provenance(

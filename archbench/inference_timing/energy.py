@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
@@ -55,7 +57,7 @@ class EnergyMeter:
 
 
 class Gpu:
-    """NVIDIA's management library for the first visible GPU, of which a few counters are needed.
+    """NVIDIA's management library for the first GPU that CUDA shows this process; a few of its counters.
 
     Raises:
         OSError: If there is no driver, no GPU, or it doesn't count.
@@ -68,7 +70,11 @@ class Gpu:
             raise OSError("no NVIDIA driver (libnvidia-ml.so.1) is installed") from error
         self._check(self._nvml.nvmlInit_v2(), "start")
         self._handle = ctypes.c_void_p()
-        self._check(self._nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self._handle)), "find a GPU")
+        gpu = first_visible(os.environ)
+        find = self._nvml.nvmlDeviceGetHandleByIndex_v2
+        if isinstance(gpu, bytes):
+            find = self._nvml.nvmlDeviceGetHandleByUUID
+        self._check(find(gpu, ctypes.byref(self._handle)), "find a GPU")
 
     def _check(self, code: int, what: str) -> None:
         if code:
@@ -86,3 +92,20 @@ class Gpu:
         memory = (ctypes.c_ulonglong * 3)()  # total, free, used
         self._check(self._nvml.nvmlDeviceGetMemoryInfo(self._handle, ctypes.byref(memory)), "tell its memory")
         return memory[2] / 2**20
+
+
+def first_visible(environment: Mapping[str, str]) -> int | bytes:
+    """Return index or UUID of the GPU that CUDA calls 0; NVML itself doesn't look at CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        OSError: If CUDA is shown none.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return 0
+    first = visible.split(",")[0].strip()
+    if first.isdigit():
+        return int(first)
+    if first.startswith(("GPU-", "MIG-")):
+        return first.encode("ascii")
+    raise OSError(f"CUDA_VISIBLE_DEVICES is {visible!r}: no GPU is visible")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from archbench.report.collect import DatasetResult, StudyResult
-from archbench.report.labels import format_count, metric_label
+from archbench.report.labels import format_count, metric_label, spelled
 from archbench.report.methods import commands_of, methods_paragraphs, versions_of
 from archbench.report.text import join_names
 
@@ -126,7 +126,7 @@ def _selection(study: StudyResult) -> str | None:
 def _ensembling(dataset: DatasetResult) -> str | None:
     ensemble = dataset.ensemble
     decision = (ensemble.decision if ensemble else None) or {}
-    return str(decision["reason"]) if decision.get("reason") else None
+    return spelled(str(decision["reason"]), dataset.primary) if decision.get("reason") else None
 
 
 def _explanation(dataset: DatasetResult) -> str | None:

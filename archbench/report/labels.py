@@ -5,6 +5,7 @@ An undefined value is an en dash, never 0; who writes it also says why.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,11 @@ def metric_label(name: str) -> MetricLabel:
     """The label of a metric; an unknown one is named after its key."""
     plain = name.replace("_", " ")
     return METRIC_LABELS.get(name) or MetricLabel(plain, plain, bounds=(None, None))
+
+
+def spelled(text: str, metric: str) -> str:
+    """A sentence that names a metric by its key, with its label: `gain in qwk` is `gain in QWK`."""
+    return re.sub(rf"\b{re.escape(metric)}\b", metric_label(metric).short, text)
 
 
 def format_value(value: float | None, digits: int = 3) -> str:

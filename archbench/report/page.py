@@ -19,6 +19,7 @@ from archbench.report.ensemble_figures import ensemble_panels
 from archbench.report.ensemble_words import ensemble_sentences
 from archbench.report.exports import data_uri, file_stem, table_csv, table_latex
 from archbench.report.figures import render, render_all
+from archbench.report.labels import spelled
 from archbench.report.methods import commands_of, hardware_words, methods_markdown, methods_paragraphs
 from archbench.report.notices import warnings_of
 from archbench.report.panels import DatasetPanels
@@ -184,9 +185,16 @@ def _ensemble_view(dataset: DatasetResult) -> dict[str, Any]:
         missing = f"The ensemble is missing: {'; '.join(ensemble.missing.values()) or 'no decision was written'}."
     shown = None
     if decision:
-        keys = ("choice", "reason", "members", "per_fold_choice", "diagnostics")
-        shown = {key: decision.get(key) or "" for key in keys}
-        shown["fell_back"] = bool(ensemble and ensemble.fell_back)
+        metric = dataset.primary
+        folds = decision.get("per_fold_choice") or []
+        shown = {
+            "choice": decision.get("choice") or "",
+            "reason": spelled(str(decision.get("reason") or ""), metric),
+            "members": decision.get("members") or [],
+            "per_fold_choice": [{**row, "reason": spelled(row.get("reason", ""), metric)} for row in folds],
+            "diagnostics": [spelled(text, metric) for text in decision.get("diagnostics") or []],
+            "fell_back": bool(ensemble and ensemble.fell_back),
+        }
     return {
         "decision": shown,
         "ensemble_table": ensemble_table(dataset, decision) if decision else None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell, undefined_cell
 from archbench.report.collect import DatasetResult
-from archbench.report.labels import format_duration, format_ms, format_rate, format_si, format_value
+from archbench.report.labels import format_duration, format_ms, format_rate, format_si, format_value, spelled
 from archbench.report.quality_tables import caption
 from archbench.report.timing import batch_sizes_of, peak_memory_mib, row_of, runtime_name, runtimes_of
 
@@ -74,7 +74,7 @@ def runtime_table(dataset: DatasetResult) -> Table | None:
         Column("Verdict", "slower or faster only where the whole interval lies outside the noise floor", numeric=False),
     ]
     rows = [_ratio_row(row, disturbed=dataset.timing_disturbed) for row in timing.get("speedups") or []]
-    rows += [_failed_row(row) for row in timing.get("contenders") or [] if row["status"] != "timed"]
+    rows += [_failed_row(row, dataset.primary) for row in timing.get("contenders") or [] if row["status"] != "timed"]
     text = "what the choice of runtime bought. What could not be timed is struck through and never ranked."
     return Table(f"runtimes-{dataset.name}", caption(dataset, text), columns, rows, sortable=True) if rows else None
 
@@ -92,9 +92,10 @@ def _ratio_row(row: Mapping[str, Any], *, disturbed: bool) -> list[Cell]:
     ]
 
 
-def _failed_row(row: Mapping[str, Any]) -> list[Cell]:
+def _failed_row(row: Mapping[str, Any], metric: str) -> list[Cell]:
     name = f"{runtime_name(str(row['runtime']))}{' (its double)' if row.get('twin') else ''}"
-    reason = f"{row['model']}, {name}: {row['status']}, {row.get('reason') or 'no reason was recorded'}"
+    said = spelled(str(row.get("reason") or "no reason was recorded"), metric)  # the gate names it by its key
+    reason = f"{row['model']}, {name}: {row['status']}, {said}"
     return [
         Cell(str(row["model"]), str(row["model"]).lower(), tone="struck"),
         Cell(name, str(row["runtime"]), tone="struck"),

@@ -20,6 +20,7 @@ from archbench.bundle import BundleFailure, passed_variant
 from archbench.config import parse_study
 from archbench.models.building import build_network
 from archbench.models.weights import save_weights
+from archbench_predict.bundle import read_fits
 from archbench_predict.command_line import main as predict_images
 from scripts import bundle, cache_images, calibrate, ensemble, evaluate, export_onnx, predict
 
@@ -105,6 +106,14 @@ class Desk:
                 self.path("cache"), "--output", self.path(f"images-{size}.json"),
             )  # fmt: skip
 
+    def export(self, model: str, out: Path, *arguments: Any) -> None:
+        """Export the model's networks into a folder."""
+        weights = [f"{fold}:{SEED}:{self.path(model, f'fold{fold}.safetensors')}" for fold in range(FOLDS)]
+        data = ["--manifest", self.path("manifest.parquet"), "--folds", self.path("folds.parquet")]
+        data += ["--cache", self.path(f"images-{MODELS[model]}.json"), "--checkpoint", *weights]
+        written = ["--output", out / "model.onnx", "--account", out / "export.json"]
+        self.call(export_onnx, *data, *written, *arguments, model=model)
+
     def _finish(self, model: str) -> None:
         folder, weights = self.path(model), []
         for fold in range(FOLDS):
@@ -117,9 +126,7 @@ class Desk:
         data += ["--cache", self.path(f"images-{MODELS[model]}.json"), "--checkpoint", *weights]
         tables = [folder / f"fold{fold}.parquet" for fold in range(FOLDS)]
         self.call(predict, *data, "--fold-outputs", *tables, "--output", folder / "predictions.parquet", model=model)
-        self.call(
-            export_onnx, *data, "--output", folder / "model.onnx", "--account", folder / "export.json", model=model
-        )
+        self.export(model, folder)
         self._rate(model)
 
     def _rate(self, model: str) -> None:
@@ -135,7 +142,7 @@ class Desk:
         )  # fmt: skip
         self._rate("ensemble")
 
-    def bundle(self, model: str, out: Path, *arguments: Any) -> Path:
+    def bundle(self, model: str, out: Path, *arguments: Any, exported: Path | None = None) -> Path:
         members = MODELS if model == "ensemble" else [model]
         entries = [
             ":".join(
@@ -143,7 +150,7 @@ class Desk:
                     str,
                     (
                         m,
-                        self.path(m, "export.json"),
+                        (exported or self.path(m)) / "export.json",
                         self.path(f"images-{MODELS[m]}.json"),
                         self.path(m, "predictions.parquet"),
                     ),
@@ -229,9 +236,36 @@ def test_the_card_says_what_and_how_good_and_what_not(desk: Desk, tmp_path: Path
         assert name == "MODEL_CARD.md" or f"| `{name}` | `{digest}` |" in card
 
 
-@pytest.mark.parametrize("choice", ["mean", "calibrated_mean", "logistic", "best base (large)"])
+def test_weights_beside_their_file_are_bundled_checked_and_read(desk: Desk, tmp_path: Path) -> None:
+    desk.export("small", tmp_path / "export", "--external-above", 1000)
+    data = tmp_path / "export/onnx/model.onnx.data"
+    assert data.stat().st_size > 100_000
+    made = desk.bundle("small", tmp_path / "bundle", exported=tmp_path / "export")
+    listed = {line.split("  ")[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
+    assert {"model.onnx", "onnx/model.onnx.data"} <= listed
+    plain = run(desk.bundle("small", tmp_path / "plain"), desk.path("images"), tmp_path / "plain.csv")
+    for source in (made, f"{made}.zip"):
+        assert run(source, desk.path("images"), tmp_path / "out.csv") == plain
+    spoil(made / "onnx/model.onnx.data")
+    assert predict_images([str(made), str(desk.path("images")), "--out", str(tmp_path / "x.csv")]) == 1
+    spoil(data)
+    with pytest.raises(BundleFailure, match=r"model\.onnx\.data is not the file that passed"):
+        desk.bundle("small", tmp_path / "again", exported=tmp_path / "export")
+
+
+def spoil(path: Path) -> None:
+    """Change one byte."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+CHOICES = ("mean", "calibrated_mean", "greedy", "logistic", "attention", "mlp", "best base (large)")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_an_ensemble_holds_its_members_and_their_weights(choice: str, desk: Desk, tmp_path: Path) -> None:
-    decision = {**read_json(desk.path("ensemble", "decision.json")), "choice": choice}
+    decision = {**read_json(desk.path("ensemble", "decision.json")), "choice": choice, "labels": []}
     write_json(tmp_path / "decision.json", decision)
     made = desk.bundle("ensemble", tmp_path / "bundle", "--decision", tmp_path / "decision.json")
     content = read_json(made / "bundle.json")
@@ -247,12 +281,54 @@ def test_an_ensemble_holds_its_members_and_their_weights(choice: str, desk: Desk
         assert content["combination"]["kind"] == "linear"
         assert "Combined by a weighted sum" in (made / "MODEL_CARD.md").read_text(encoding="utf-8")
         assert 1e-4 < np.abs(found - parts.mean(axis=0)).max() < 0.5
-    elif choice == "logistic":
-        assert content["combination"]["kind"] == "logistic" and len(content["combination"]["fits"]) == 1
+    elif choice in ("logistic", "greedy"):
+        kind = {"logistic": "logistic", "greedy": "linear"}[choice]
+        assert content["combination"]["kind"] == kind and len(content["combination"]["fits"]) == 1
         assert np.abs(found - parts.mean(axis=0)).max() > 1e-3
+    elif choice in ("attention", "mlp"):
+        fitted = read_fits(made / content["combination"]["arrays"])[0]
+        assert fitted["centre"].shape == (len(MODELS) * len(CLASSES),) and fitted["centre"].dtype == np.float64
+        scores = np.log(parts).transpose(1, 0, 2)
+        by_hand = by_attention(fitted, scores) if choice == "attention" else by_network(fitted, scores)
+        np.testing.assert_allclose(found, by_hand, atol=1e-5)
+        assert np.abs(found - parts.mean(axis=0)).max() > 1e-3
+        spoil(made / "combination.npz")
+        assert predict_images([str(made), str(desk.path("images")), "--out", str(tmp_path / "x.csv")]) == 1
     else:
         assert [m["name"] for m in content["members"]] == ["large"]
         np.testing.assert_allclose(found, parts[1], atol=1e-6)
+
+
+def softened(scores: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def by_attention(fitted: dict[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
+    features = (scores.reshape(len(scores), -1) - fitted["centre"]) / fitted["scale"]
+    weights = softened(features @ fitted["coefficients"][:-1] + fitted["coefficients"][-1])
+    return softened((weights[:, :, None] * scores).sum(axis=1))
+
+
+def by_network(fitted: dict[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
+    hidden = (scores.reshape(len(scores), -1) - fitted["centre"]) / fitted["scale"]
+    for k in (0, 1):
+        hidden = np.maximum(hidden @ fitted[f"weights{k}"] + fitted[f"bias{k}"], 0)
+    return softened(hidden @ fitted["weights2"] + fitted["bias2"])
+
+
+def test_the_studys_own_ensemble_is_what_the_runner_makes_of_its_members(desk: Desk, tmp_path: Path) -> None:
+    decision = desk.path("ensemble", "decision.json")
+    content = read_json(desk.bundle("ensemble", tmp_path / "bundle", "--decision", decision) / "bundle.json")
+    same = [e["fold"] for e in read_json(decision)["per_fold_choice"] if e["choice"] == read_json(decision)["choice"]]
+    assert content["study"]["folds"] == same
+    assert same == [] or content["study"]["max_probability_difference"] < 1e-5
+    choices = [{"fold": fold, "choice": "mean", "reason": "", "fell_back": []} for fold in range(FOLDS)]
+    mean = {**read_json(decision), "choice": "mean", "labels": [], "per_fold_choice": choices}
+    write_json(tmp_path / "decision.json", mean)
+    if read_json(decision)["choice"] != "mean":
+        with pytest.raises(BundleFailure, match="differ from the study's ensemble"):
+            desk.bundle("ensemble", tmp_path / "other", "--decision", tmp_path / "decision.json")
 
 
 def test_another_network_than_the_predictions_come_from_is_refused(desk: Desk, tmp_path: Path) -> None:

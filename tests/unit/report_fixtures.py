@@ -457,7 +457,7 @@ def _decision(dataset: str, spec: SyntheticStudy, alive: Sequence[str]) -> dict[
             },
         ],
         "choice": chosen,
-        "reason": "The lower 90 % bound of the gain decides: a more complex candidate is taken only if it is above 0.",
+        "reason": "The lower 90 % bound of the gain in qwk decides: the more complex one is taken if it is above 0.",
         "members": list(alive),
         "per_fold_choice": [{"fold": k, "choice": chosen, "reason": "see above"} for k in range(spec.folds)],
         "diagnostics": [],

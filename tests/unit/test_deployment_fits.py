@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from archbench.adoption import LabelChoice
 from archbench.artifacts import Predictions
+from archbench.bundle import BundleFailure, check_combination
+from archbench.bundle_files import write_content
 from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import fit_greedy, fit_weights, member_scores
-from archbench.deployment_fits import chosen_members, combined_rows, deployed_fits, rows_of_seed
+from archbench.deployed_ensemble import Recipe, combined_rows, recipe_of, rows_of_seed
+from archbench.deployment_fits import deployed_fits
 from archbench.ensemble import build_ensemble
+from archbench.ensemble_candidates import Stack
+from archbench.ensemble_choice import Choice, Setting, apply_choice
 from archbench.members import mean_log_probabilities, member_logits, stack_members
 from archbench.metrics.views import whole_view
+from archbench.neural_stacking import NetworkSettings
+from archbench.recalibration import fit_isotonic
 from archbench.stacking import fit_stacker
-from archbench.thresholds import Rule
-from archbench_predict.outputs import Task, calibrated, combine, log_softmax, present, sigmoid
+from archbench.thresholds import Rule, expected_grade, fit_cut_points
+from archbench_predict.bundle import read_fits
+from archbench_predict.outputs import Task, calibrated, combine, grades_at_cuts, log_softmax, present, sigmoid
 
 PATIENTS, FOLDS, SEED = 120, 3, 7
+SMALL = NetworkSettings(hidden=(12, 6), epochs=6, lr=1e-2)
 CLASSES = ("no", "mild", "severe")
 ZONES = ("left", "right")
 TASKS = {
@@ -80,9 +93,25 @@ def table(outputs: str, *, noise: float, rng: int, sharpness: float = 1.0, split
     return Predictions(**both, classes=names, labels=task.labels, metadata=metadata)
 
 
-def fits(tables: dict[str, Predictions], outputs: str, choice: str | None = None) -> dict[str, Any]:
-    found = deployed_fits(tables, choice=choice, seed=SEED, task=TASKS[outputs], rule=Rule("f1"), few=25)
-    return json.loads(json.dumps(found, allow_nan=False))  # as the bundle holds it
+def fits(tables: dict[str, Predictions], outputs: str, choice: str | None = None, **settings: Any) -> dict[str, Any]:
+    settings = {"recipe": None if choice is None else recipe(choice, tables), **settings}
+    given = {"seed": SEED, "task": TASKS[outputs], "rule": Rule("f1"), "few": 25, **settings}
+    found = deployed_fits(tables, **given)
+    return as_bundled(found)
+
+
+def recipe(choice: str, tables: dict[str, Predictions], **more: Any) -> Recipe:
+    return Recipe(choice, tuple(tables), network=SMALL, **more)
+
+
+def as_bundled(content: dict[str, Any]) -> dict[str, Any]:
+    """What the runner reads of what was fitted."""
+    with tempfile.TemporaryDirectory() as name:
+        write_content(Path(name), content)
+        read = json.loads((Path(name) / "bundle.json").read_text())
+        if "arrays" in read["combination"]:
+            read["combination"]["fits"] = read_fits(Path(name) / read["combination"]["arrays"])
+    return read
 
 
 def log_loss(probabilities: np.ndarray, y_true: np.ndarray) -> float:
@@ -240,19 +269,107 @@ def test_what_is_deployed_is_what_the_ensemble_stage_scored(outputs: str) -> Non
     predictions, decision = build_ensemble(
         tables, candidates=["logistic"], primary="log_loss", resamples=200, confidence=0.95, seed=0
     )
-    rated, _ = combined_rows(tables, choice="logistic", seed=SEED, task=TASKS[outputs])
-    folds = [entry["fold"] for entry in decision["per_fold_choice"] if entry["choice"] == "logistic"]
-    assert folds, decision["reason"]
-    ours = dict(zip(rated.rows.case_id.tolist(), rated.rows.logits, strict=True))
-    for row in np.flatnonzero(np.isin(predictions.fold, folds)):
-        case = predictions.case_id[row]
-        if case in ours:  # cases of which nothing is known are not fitted on
-            np.testing.assert_allclose(predictions.logits[row], ours[case], atol=1e-4)
+    chosen = recipe_of(decision)
+    assert chosen.choice == "logistic" and chosen.folds, decision["reason"]
+    study = fits(tables, outputs, recipe=chosen, delivered=predictions)["study"]
+    assert study["n_predictions"] > 50 and study["max_probability_difference"] < 1e-5
+    swapped = {"a": tables["b"], "b": tables["a"]}
+    study = fits(swapped, outputs, recipe=chosen, delivered=replace(predictions, logits=-predictions.logits))["study"]
+    with pytest.raises(BundleFailure, match="differ from the study's ensemble by up to"):
+        check_combination(study)
+
+
+def delivered(tables: dict[str, Predictions], choice: str, back: tuple[str, ...]) -> Predictions:
+    """What the ensemble stage hands on where every fold makes this choice, labels `back` going to member a."""
+    source = rows_of_seed(stack_members(tables), seed=SEED)
+    nothing: Any = None
+    setting = Setting(Stack(tuple(tables), SMALL), (), tables["a"].classes, nothing, nothing, nothing, 0.9)
+    labels = tuple(LabelChoice(label, "a", nothing, "") for label in back)
+    chosen = Choice(choice, "a", nothing, "", labels)
+    parts = [
+        setting.table(part, apply_choice(chosen, source.without(fold), part, setting))
+        for fold in source.groups
+        for part in [source.of(fold)]
+    ]
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("case_id", "patient_id", "split", "fold", "seed", "logits", "targets")
+    }
+    return replace(parts[0], **joined)
+
+
+@pytest.mark.parametrize("choice", ["mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp"])
+@pytest.mark.parametrize(
+    ("outputs", "back"), [("classes", ()), ("labels", ()), ("labels", ("edema", "rare")), ("zones", ("right",))]
+)
+def test_every_choice_is_combined_by_the_runner_as_by_the_study(
+    outputs: str, back: tuple[str, ...], choice: str
+) -> None:
+    tables = members(outputs)
+    chosen = recipe(choice, tables, fallback="a" if back else "", fallen_back=back, folds=(0, 1, 2))
+    found = fits(tables, outputs, recipe=chosen, delivered=delivered(tables, choice, back))
+    assert found["study"]["n_predictions"] > 200
+    assert found["study"]["max_probability_difference"] < 1e-6
+    check_combination(found["study"])
+    new = np.random.default_rng(9).normal(size=(20, 2, len(tables["a"].classes))).astype(np.float32)
+    said = combine(new, found["combination"], TASKS[outputs])
+    assert said.shape == (20, len(tables["a"].classes)) and np.isfinite(said).all()
+    for label in back:
+        k = TASKS[outputs].labels.index(label)
+        whole, alone = (TASKS[outputs].probabilities(values)[:, k] for values in (said, new[:, 0]))
+        np.testing.assert_allclose(whole, alone, atol=1e-7)
+    if choice in ("attention", "mlp"):
+        assert np.abs(said - combine(new, {"kind": "mean"}, TASKS[outputs])).max() > 0.05, "something was fitted"
+
+
+def test_with_a_single_split_both_parts_are_held_against_the_study() -> None:
+    tables = {}
+    for name, one in members("classes").items():
+        part = np.where(np.char.replace(one.patient_id, "p", "").astype(int) < 60, "val", "test")
+        tables[name] = replace(one, split=part, fold=np.zeros(len(one), int)).select(one.seed == SEED)
+    predictions, decision = build_ensemble(
+        tables, candidates=["logistic"], primary="log_loss", resamples=200, confidence=0.95, seed=0
+    )
+    chosen = recipe_of(decision)
+    found = fits(tables, "classes", recipe=chosen, delivered=predictions)
+    assert found["study"]["n_predictions"] == 2 * PATIENTS and found["study"]["max_probability_difference"] < 1e-5
+
+
+def test_labels_with_enough_patients_are_bundled_with_isotonic_steps() -> None:
+    rows = table("labels", noise=1, rng=1, sharpness=3.0)
+    found = fits({"m": rows}, "labels", isotonic_patients=20)
+    fitted = found["calibration"]
+    assert fitted["method"] == "isotonic" and fitted["steps"][0] is not None and fitted["steps"][2] is None
+    assert "isotonic needs 20" in fitted["reasons"][2]
+    source = rows_of_seed(rows, seed=SEED)
+    study = fit_isotonic(source, applied=source.rows.select(source.rows.seed < 0), seed=SEED, min_patients=20)
+    new = np.random.default_rng(3).normal(scale=4, size=(60, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        calibrated(new, fitted, TASKS["labels"]), sigmoid(study.log_odds(new)), rtol=0, atol=1e-9
+    )
+    cut = np.array(found["thresholds"]["log_odds"])
+    called = present(source.rows.logits, found["thresholds"])[:, 0]
+    lowest = source.rows.logits[called, 0].min()
+    assert lowest >= cut[0] and 0.2 < called.mean() < 0.6
+
+
+def test_grades_come_with_cut_points_of_their_calibrated_mean() -> None:
+    rows = table("classes", noise=2, rng=1, sharpness=4.0)
+    grades = replace(TASKS["classes"], decision="expected_grade")
+    found = fits({"m": rows}, "classes", task=grades)
+    source = rows_of_seed(rows, seed=SEED)
+    scaled = source.rescored(source.rows.logits / found["calibration"]["temperature"])
+    study = fit_cut_points(scaled, applied=source.rows.select(source.rows.seed < 0), seed=SEED)
+    np.testing.assert_allclose(found["cut_points"]["cuts"], study.cuts)
+    said = grades_at_cuts(calibrated(source.rows.logits, found["calibration"], grades), found["cut_points"]["cuts"])
+    np.testing.assert_array_equal(said, study.decide(expected_grade(scaled.rows.logits)))
+    assert fits({"m": rows}, "classes")["cut_points"] is None, "no grades"
 
 
 def test_ensembles_are_calibrated_as_deployed_and_cross_fitted() -> None:
     """Calibration sees rows combined by weights of other folds, not of the rows themselves."""
-    rated, combination = combined_rows(members("classes"), choice="logistic", seed=SEED, task=TASKS["classes"])
+    tables = members("classes")
+    rated, combination = combined_rows(tables, recipe("logistic", tables), seed=SEED, task=TASKS["classes"])
     source = rows_of_seed(stack_members(members("classes")), seed=SEED)
     for fold in range(FOLDS):
         inside = source.group == fold
@@ -264,17 +381,15 @@ def test_ensembles_are_calibrated_as_deployed_and_cross_fitted() -> None:
 
 
 def test_choices_and_the_members_they_need() -> None:
-    decision: dict[str, Any] = {"members": ["a", "b", "c"], "choice": "best base (b)"}
-    assert chosen_members(decision) == ["b"]
-    assert chosen_members({**decision, "choice": "mean"}) == ["a", "b", "c"]
-    assert chosen_members({**decision, "choice": "logistic"}) == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="'mlp', which a bundle can't hold yet"):
-        chosen_members({**decision, "choice": "mlp"})
-    with pytest.raises(ValueError, match="combines its members by 'mlp'"):
-        combine(np.zeros((1, 2, 3)), {"kind": "mlp"}, TASKS["classes"])
-
-
-def test_labels_that_go_back_to_a_model_are_no_bundle() -> None:
+    decision: dict[str, Any] = {"members": ["a", "b", "c"], "choice": "best base (b)", "best_base": "b"}
+    assert recipe_of(decision).members == ("b",)
+    for choice in ("mean", "logistic", "attention", "mlp"):
+        assert recipe_of({**decision, "choice": choice}).members == ("a", "b", "c")
     labels = [{"label": "edema", "choice": "b"}, {"label": "other", "choice": "mean"}]
-    with pytest.raises(ValueError, match="goes back to b for edema"):
-        chosen_members({"members": ["a", "b"], "choice": "mean", "best_base": "b", "labels": labels})
+    folds = [{"fold": 0, "choice": "mean", "fell_back": ["edema"]}, {"fold": 1, "choice": "mean", "fell_back": []}]
+    found = recipe_of({**decision, "choice": "mean", "labels": labels, "per_fold_choice": folds})
+    assert (found.fallback, found.fallen_back, found.folds) == ("b", ("edema",), (0,))
+    with pytest.raises(ValueError, match="choice is 'boosting', which a bundle can't hold"):
+        recipe_of({**decision, "choice": "boosting"})
+    with pytest.raises(ValueError, match="combines its members by 'boosting'"):
+        combine(np.zeros((1, 2, 3)), {"kind": "boosting"}, TASKS["classes"])

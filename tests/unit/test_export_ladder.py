@@ -15,10 +15,11 @@ from tiny_cases import CLASSES, SIDE, make_cases
 
 from archbench.artifacts import Predictions
 from archbench.batches import predict_logits
+from archbench.checksums import file_sha256
 from archbench.export_ladder import ExportJob, Reference, climb, rungs_of
 from archbench.models.building import build_network
 from archbench.models.weights import load_checkpoint, save_weights
-from archbench.onnx_files import ExportError
+from archbench.onnx_files import ExportError, external_files
 from archbench.onnx_variants import Export, ExportCases
 from archbench.parity import Comparison
 from archbench.quantization import Quantizer
@@ -143,6 +144,22 @@ def test_a_quantised_network_that_loses_too_much_is_given_up_with_its_figures(
     excluded = [step["n_excluded"] for step in int8["quantization"]["steps"]]
     assert excluded == [0, 1, 2], "it was tried with sensitive nodes left out"
     assert int8["file"] is None and not (export.folder / "onnx" / "model-int8.onnx").exists()
+
+
+def test_weights_too_large_for_one_file_lie_beside_it_in_every_precision(export: Export) -> None:
+    export.external_above = 1000
+    found = export.run(["fp32", "fp16", "int8"], ["dynamo"])
+    for variant in found["variants"]:
+        assert variant["status"] == "passed", variant["reason"]
+        names = [file["file"] for file in variant["files"]]
+        assert names == [variant["file"], f"onnx/{Path(variant['file']).name}.data"]
+        file, data = (export.folder / name for name in names)
+        assert data.stat().st_size > 10 * file.stat().st_size or variant["precision"] == "int8"
+        for entry in variant["files"]:
+            assert entry["sha256"] == file_sha256(export.folder / entry["file"])
+        location = data.relative_to(file.parent).as_posix()
+        assert external_files(file) == [location]
+    assert not [path for path in export.folder.rglob("*") if path.is_dir() and path.name.startswith(".candidate")]
 
 
 def test_a_network_that_can_not_be_run_is_an_error_not_a_rung(export: Export) -> None:

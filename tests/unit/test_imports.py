@@ -107,6 +107,7 @@ SHARED = (
     "archbench.label_stacking",
     "archbench.neural_stacking",
     "archbench.adoption",
+    "archbench.deployed_ensemble",
     "archbench.deployment_fits",
     "archbench.bundle_files",
     "archbench.model_card",
@@ -165,7 +166,7 @@ TORCH_FREE = (
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots", "cache_folder", "volume_cache"),
-    *("hub", "architecture_table", "bundle", "bundle_files", "deployment_fits", "model_card"),
+    *("hub", "architecture_table", "bundle", "bundle_files", "deployed_ensemble", "deployment_fits", "model_card"),
     "leaderboard",
     *("onnx_session", "onnx_files", "onnx_runner", "parity", "quantization", "export_ladder", "onnx_variants"),
 )

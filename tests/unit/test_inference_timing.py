@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from archbench.inference_timing.contender import (
     runtime_label,
 )
 from archbench.inference_timing.decoding import make_end_to_end
+from archbench.inference_timing.energy import first_visible
 from archbench.inference_timing.isolation import usable_cpus
 from archbench.inference_timing.lineup import Plan
 from archbench.inference_timing.processes import ContenderError, ContenderProcess
@@ -45,6 +45,7 @@ from archbench.inference_timing.summary import (
 from archbench.inference_timing.work import count_work
 from archbench.inference_timing.worker import WARMUP_CALLS, WARMUP_WINDOW, warm_up
 from archbench.models.building import build_network
+from archbench.onnx_session import has_cuda_driver
 
 ROUNDS = 7
 SIZE = 32
@@ -220,6 +221,15 @@ def test_runtimes_are_labelled_by_what_is_unusual() -> None:
     assert runtime_label("onnxruntime") == "onnxruntime"
     assert runtime_label("torch", "cuda") == "torch_cuda"
     assert runtime_label("tensorrt", "cuda", "fp16") == "tensorrt_fp16"
+
+
+def test_energy_and_memory_are_those_of_the_gpu_that_cuda_uses() -> None:
+    assert first_visible({}) == 0
+    assert first_visible({"CUDA_VISIBLE_DEVICES": "3,1"}) == 3
+    assert first_visible({"CUDA_VISIBLE_DEVICES": "GPU-8932f937-d72c,GPU-1"}) == b"GPU-8932f937-d72c"
+    for nothing in ("", "-1", "NoDevFiles"):
+        with pytest.raises(OSError, match="no GPU is visible"):
+            first_visible({"CUDA_VISIBLE_DEVICES": nothing})
 
 
 def test_warm_up_ends_when_it_is_stable_and_not_before() -> None:
@@ -436,7 +446,7 @@ def test_a_silent_fall_back_to_the_cpu_is_that_contenders_error(spec: dict[str, 
     assert [c.runtime for c in contenders[:2]] == ["onnxruntime_cuda", "torch_cuda"]
     with pytest.raises(RuntimeError, match="no contender could be timed") as caught:
         rounds.measure(contenders[:2], Plan(batch_sizes=[1], regimes=[PREPARED], rounds=1, calls=2))
-    if find_library("cuda") is None:
+    if not has_cuda_driver():
         assert "no CUDA driver (libcuda)" in str(caught.value), "said before a session could fall back"
     else:
         assert "not the cuda that was asked for" in str(caught.value)

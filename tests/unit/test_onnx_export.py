@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import _ctypes
 import json
 import os
 import subprocess
@@ -20,7 +20,7 @@ from archbench.models.building import NormalizedNetwork, build_network, count_pa
 from archbench.onnx_export import EXPORTERS, export_onnx, export_raw
 from archbench.onnx_files import ExportError, describe_files, finish
 from archbench.onnx_runner import ExportedNetwork, InputForm
-from archbench.onnx_session import ProviderError, make_session
+from archbench.onnx_session import PROVIDERS, ProviderError, has_cuda_driver, make_session
 from archbench.parity import compare_logits, gate_batches, parity_problem
 
 SIDE, CLASSES = 32, ("No DR", "Mild", "Größer")
@@ -218,10 +218,24 @@ def test_sessions_use_the_cpu_and_the_threads_asked_for(exported: Path) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_an_error_not_a_fallback(exported: Path) -> None:
-    if ctypes.util.find_library("cuda") is not None:
+    if has_cuda_driver():
         pytest.skip("this machine has a CUDA driver")
     with pytest.raises(ProviderError, match="no CUDA driver"):
         make_session(exported, threads=1, device="cuda")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_LIBRARY_PATH is Linux's")
+def test_a_driver_that_a_container_brings_is_found(tmp_path: Path) -> None:
+    """Apptainer's --nv puts the driver into a folder that only LD_LIBRARY_PATH names."""
+    (tmp_path / "libcuda.so.1").symlink_to(_ctypes.__file__)  # any library that loads
+    code = "from archbench.onnx_session import has_cuda_driver; print(has_cuda_driver())"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_what_tensorrt_cant_do_goes_to_cuda_not_to_the_cpu() -> None:
+    assert PROVIDERS["tensorrt"] == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
 
 def test_onnx_runtime_reports_nothing_to_its_maker(exported: Path, tmp_path: Path) -> None:

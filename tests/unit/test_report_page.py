@@ -14,6 +14,7 @@ from report_fixtures import SyntheticStudy, write_study
 
 from archbench.artifacts import read_json
 from archbench.report.build import IncompleteStudyError, write_report
+from archbench.report.labels import spelled
 from archbench.report.page import SECTIONS
 
 EVIL = "<script>alert(1)</script>"
@@ -143,6 +144,12 @@ def test_every_table_of_phantoms_says_so(hostile: tuple[str, Path]) -> None:
 
 def test_real_data_are_not_called_phantoms(bare: tuple[str, Path]) -> None:
     assert "phantom" not in bare[0].lower()
+
+
+def test_sentences_of_other_stages_name_metrics_as_readers_know_them(hostile: tuple[str, Path]) -> None:
+    page, _ = hostile
+    assert "bound of the gain in QWK decides" in page and "gain in qwk" not in page
+    assert spelled("qwk 0.1 below, risk_qwk not", "qwk") == "QWK 0.1 below, risk_qwk not"
 
 
 def test_failed_model_is_listed_with_the_end_of_its_log(hostile: tuple[str, Path]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from runner_bundles import export, make_bundle, trained_network
 
-from archbench_predict.command_line import main
+from archbench_predict.command_line import lanes_for, main
 from archbench_predict.images import ImageError
 from archbench_predict.outputs import Task
 from archbench_predict.predictor import Answers
@@ -113,14 +113,14 @@ def test_order_is_kept_and_no_more_is_read_ahead_than_promised() -> None:
         with lock:
             answered[0] += 1
     assert given == [(k, 10 * k + 1) for k in range(200)]
-    assert most <= 2 * 4 + 3 + 4, "two batches and the workers ahead of the batch that is predicted"
+    assert most <= 2 * 4 + 4, "the batch that is predicted, the next one, and the one that was handed on"
 
 
 def test_images_are_prepared_while_a_batch_is_predicted() -> None:
     begun = threading.Event()
 
     def prepare(k: int) -> int:
-        if k >= 4:
+        if k >= 2:
             begun.set()
         return k
 
@@ -129,6 +129,27 @@ def test_images_are_prepared_while_a_batch_is_predicted() -> None:
 
     answers = [answer for _, answer in stream(range(8), prepare=prepare, predict=predict, batch_size=2, workers=1)]
     assert answers == [True] * 8
+
+
+def test_lanes_predict_side_by_side_and_order_is_kept() -> None:
+    both, seen = threading.Barrier(2, timeout=10), []
+
+    def predict(batch: list[int]) -> list[int]:
+        both.wait()  # breaks if another batch is never predicted at the same time
+        seen.append(threading.current_thread().name)
+        return [k + 1 for k in batch]
+
+    answers = list(stream(range(24), prepare=lambda k: k, predict=predict, batch_size=3, workers=2, lanes=2))
+    assert answers == [(k, k + 1) for k in range(24)]
+    assert len(set(seen)) == 2
+
+
+def test_few_images_share_all_threads_and_many_get_one_each() -> None:
+    assert lanes_for(1, threads=2, batch_size=8) == 1
+    assert lanes_for(15, threads=2, batch_size=8) == 1
+    assert lanes_for(16, threads=2, batch_size=8) == 2
+    assert lanes_for(10_000, threads=64, batch_size=8) == 16
+    assert lanes_for(0, threads=1, batch_size=8) == 1
 
 
 def test_bad_items_keep_their_place_and_the_rest_goes_on() -> None:
@@ -232,7 +253,7 @@ def test_wrong_calls_are_refused_before_anything_is_read(bundle: Path, tmp_path:
 
 PEAK = """
 import resource, sys
-from archbench_predict.command_line import main
+from archbench_predict.command_line import lanes_for, main
 code = main(sys.argv[1:])
 print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

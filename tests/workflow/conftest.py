@@ -29,7 +29,13 @@ class Workflow:
 
     def snakemake(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy; its output is one text."""
-        process = self.start(*arguments, **environment)
+        return self._finished(self.start(*arguments, **environment), check=check)
+
+    def make(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run make in the copy, which needs the Makefile there."""
+        return self._finished(self._start(["make", *arguments], **environment), check=check)
+
+    def _finished(self, process: subprocess.Popen[str], *, check: bool) -> subprocess.CompletedProcess[str]:
         try:
             output = process.communicate(timeout=900)[0]
         finally:
@@ -39,9 +45,12 @@ class Workflow:
 
     def start(self, *arguments: str, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
         """Start Snakemake in the copy, optionally with its jobs as a process group of its own."""
+        return self._start([sys.executable, "-m", "snakemake", *arguments], own_group=own_group, **environment)
+
+    def _start(self, command: list[str], *, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments],
+            command,
             cwd=self.folder,
             env={**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), **environment},
             stdout=subprocess.PIPE,

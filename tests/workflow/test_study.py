@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.workflow
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative")
 EVALUATED_AGAIN = {"all", "assemble_report", "add_to_leaderboard"}
 
 
@@ -142,26 +146,59 @@ def test_results_json_is_valid_and_names_the_data(finished):
     assert "phantom" in json.dumps(content).lower()
 
 
-def test_a_bundle_is_made_from_what_is_there_and_runs_alone(edited, tmp_path):
+def test_make_bundle_writes_what_repeats_the_study_alone(edited, tmp_path):
+    shutil.copy(CHECKOUT / "Makefile", edited.folder)
+    for model in ("resnet18", "ensemble"):
+        edited.make("-o", "setup", "bundle", f"MODEL={model}", "CORES=2")
     chosen = {"ARCHBENCH_BUNDLE__MODELS": '["resnet18", "ensemble"]'}
-    edited.snakemake("--cores", "2", "--", "bundle", **chosen)
-    results = edited.folder / "results/tiny/phantom"
     assert "Nothing to be done" in edited.snakemake("--cores", "2", "--", "bundle", **chosen).stdout
     assert edited.planned() == {}, "the study itself is as it was"
-    for model in ("resnet18", "ensemble"):
-        made = results / model / "bundle-fp32.zip"
-        out = tmp_path / f"{model}.csv"
-        command = [
-            sys.executable,
-            "-m",
-            "archbench_predict",
-            str(made),
-            str(results / "data/phantom"),
-            "--out",
-            str(out),
-        ]
-        done = subprocess.run(command, cwd=edited.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "80 of 80 images predicted" in done.stderr
+    results = edited.folder / "results/tiny/phantom"
+    expected, cases, n = predicted(results, "resnet18"), case_of_image(results), 0
+    for source in ("bundle-fp32", "bundle-fp32.zip"):
+        for row in run_bundle(edited, results / "resnet18" / source, tmp_path / "out.csv"):
+            case = cases[Path(row["image"]).name]
+            if case in expected:
+                said = [float(row[f"probability_{name}"]) for name in GRADES]
+                assert max(abs(a - b) for a, b in zip(said, expected[case], strict=True)) < 1e-4
+                n += 1
+    assert n == 2 * len(expected) > 60
+    study = json.loads((results / "ensemble/bundle-fp32/bundle.json").read_text())["study"]
+    assert (study["max_probability_difference"] or 0) < 1e-4 and bool(study["n_predictions"]) == bool(study["folds"])
+    assert len(run_bundle(edited, results / "ensemble/bundle-fp32.zip", tmp_path / "out.csv")) == 80
+    network = next((results / "ensemble/bundle-fp32").rglob("model.onnx"))
+    network.write_bytes(network.read_bytes()[:-1] + b"x")
+    assert "was modified" in run_bundle(edited, results / "ensemble/bundle-fp32", tmp_path / "out.csv", code=1)
     refused = edited.snakemake("-n", "--", "bundle", check=False, ARCHBENCH_BUNDLE__MODELS='["resnet19"]')
     assert "bundle.models: no model 'resnet19'; did you mean 'resnet18'?" in refused.stdout
+
+
+def run_bundle(study, bundle, out, *, code=0):
+    """Predict the study's images; return the rows, or the error where another exit code is expected."""
+    images = bundle.parents[1] / "data/phantom"
+    command = [sys.executable, "-m", "archbench_predict", str(bundle), str(images), "--out", str(out)]
+    done = subprocess.run(command, cwd=study.folder, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if code:
+        return done.stderr
+    with open(out, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def case_of_image(results):
+    """The study's cases by the name of the image's file."""
+    from archbench.artifacts import read_table
+
+    manifest, _ = read_table(results / "data/manifest.parquet")
+    names = [Path(name).name for name in manifest["image"].to_pylist()]
+    return dict(zip(names, manifest["case_id"].to_pylist(), strict=True))
+
+
+def predicted(results, model):
+    """The study's probabilities of the network that was exported, by case."""
+    from archbench.artifacts import read_predictions, softmax
+
+    account = json.loads((results / model / "export.json").read_text())
+    table = read_predictions(results / model / "predictions.parquet")
+    table = table.select((table.fold == account["fold"]) & (table.seed == account["seed"]))
+    return dict(zip(table.case_id.tolist(), softmax(table.logits), strict=True))
