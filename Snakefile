@@ -51,6 +51,7 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/deployment.smk"
 include: "workflow/rules/bundle.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/leaderboard.smk"
 include: "workflow/rules/cluster.smk"
 
@@ -63,7 +64,11 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
-        [f"{RESULTS}/leaderboard.json"] if STUDY.leaderboard.database else [],
+        (
+            [f"{RESULTS}/leaderboard.json"]
+            if STUDY.leaderboard.database and not SEGMENTATION
+            else []
+        ),
 
 
 onstart:
@@ -75,7 +80,7 @@ onsuccess:
 
 
 onerror:
-    if not only_boards_asked_for():
+    if not only_boards_asked_for() and not SEGMENTATION:
         shell(partial_commands())
     if stopped_by_user(log):
         print(

@@ -31,6 +31,7 @@ PROVENANCE_PACKAGES = (
     "onnx",
     "onnxruntime-gpu",
     "onnxruntime",
+    "monai",
     "numpy",
     "scikit-learn",
     "snakemake",

@@ -59,6 +59,25 @@ def augment(images: torch.Tensor, *, strength: str, flips: str, generator: torch
     return _erase(images, bounds.erase, generator) if bounds.erase else images
 
 
+def augment_with_masks(
+    images: torch.Tensor, masks: torch.Tensor, *, strength: str, flips: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images as `augment` changes them, and their masks moved along; what comes from outside is background.
+
+    Args:
+        masks: Class indices, shape (B, H, W), any integer type; they are taken from the nearest pixel.
+    """
+    if strength == "none":
+        return images, masks
+    bounds = STRENGTHS[strength]
+    grid = _draw_grid(images, bounds, flips, generator)
+    images = _resample(images, grid, mode="bilinear")
+    moved = _resample(masks[:, None].float(), grid, mode="nearest")
+    images = _recolour(images, bounds, generator)
+    images = _erase(images, bounds.erase, generator) if bounds.erase else images
+    return images, moved[:, 0].round().to(masks.dtype)
+
+
 def augment_volumes(
     volumes: torch.Tensor, *, hu_window: tuple[float, float], strength: str, flips: str, generator: torch.Generator
 ) -> torch.Tensor:
@@ -86,6 +105,14 @@ def augment_volumes(
     return (_erase(volumes, bounds.erase, generator) if bounds.erase else volumes) + low
 
 
+def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+    return _resample(images, _draw_grid(images, bounds, flips, generator), mode="bilinear")
+
+
+def _resample(images: torch.Tensor, grid: torch.Tensor, *, mode: str) -> torch.Tensor:
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
 def _uniform(n: int, bound: float, generator: torch.Generator) -> torch.Tensor:
     return (2 * torch.rand(n, generator=generator) - 1) * bound
 
@@ -95,7 +122,8 @@ def _signs(n: int, active: bool, generator: torch.Generator) -> torch.Tensor:
     return signs if active else torch.ones(n)
 
 
-def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+def _draw_grid(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
+    """Draw where each pixel of each image is taken from, shape (B, H, W, 2)."""
     n = len(images)
     angle = _uniform(n, math.radians(bounds.rotation_deg), generator)
     zoom = 1 + _uniform(n, bounds.scale, generator)
@@ -105,8 +133,7 @@ def _move(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.G
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     entries = [horizontal * cos, -horizontal * sin, shift_x, vertical * sin, vertical * cos, shift_y]
     matrices = torch.stack(entries, dim=1).view(n, 2, 3).to(images.device)
-    grid = _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
 
 
 def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
@@ -125,7 +152,7 @@ def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Te
 
 
 def _recolour(images: torch.Tensor, bounds: Strength, generator: torch.Generator) -> torch.Tensor:
-    """Change the images in place: they are the fresh ones of `_move`."""
+    """Change the images in place: they are the fresh ones of the resampling."""
     n = len(images)
 
     def factor(bound: float) -> torch.Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.auroc_tests import delong_p_values, has_delong
 from archbench.metrics.auroc import metric_at_cut
-from archbench.metrics.metric import Array, Metric, defined_or_none
+from archbench.metrics.metric import Array, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
 from archbench.significance import tied_with
 from archbench.statistics import (
@@ -28,13 +28,25 @@ from archbench.statistics import (
 )
 
 EQUIVALENCE_CONFIDENCE = 0.90
-DELTAS = {"auroc": 0.01, "qwk": 0.02}
+DELTAS = {"auroc": 0.01, "qwk": 0.02, "dice": 0.01}
 OTHER_DELTA = 0.02
 
 
 def default_delta(metric: str) -> float:
-    """Return the margin of equivalence: .01 for AUROC, .02 for QWK and all others."""
+    """Return the margin of equivalence: .01 for AUROC and Dice, .02 for QWK and all others."""
     return next((delta for prefix, delta in DELTAS.items() if metric.startswith(prefix)), OTHER_DELTA)
+
+
+class Direction(Protocol):
+    """What a comparison has to know of a metric."""
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more is better."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest possible value."""
 
 
 def verdict(
@@ -90,20 +102,47 @@ def compare(
     reference = next(iter(rows.values()))
     drawn = patient_weights(reference.patient_id, strata=reference.fold, resamples=resamples, seed=seed)
     scores = {name: score(table, metric, drawn.patients, drawn.weights) for name, table in rows.items()}
-    margin = default_delta(primary) if delta is None else delta
-    warnings = _warnings(rows, scores, len(drawn.patients))
-    ordered = sorted(scores, key=lambda name: (_order(scores[name].point, metric), name))
-    pairs = _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin)
+    found = compare_scores(
+        scores,
+        primary=primary,
+        metric=metric,
+        confidence=confidence,
+        delta=delta,
+        warnings=_warnings(rows, scores, len(drawn.patients)),
+    )
     if has_delong(metric, reference):
-        found = delong_p_values(rows, metric, frozen_questions(reference, metric))
-        for pair in pairs:
-            pair["p_delong"] = defined_or_none(found[pair["a"], pair["b"]])
+        p_values = delong_p_values(rows, metric, frozen_questions(reference, metric))
+        for pair in found["pairs"]:
+            pair["p_delong"] = defined_or_none(p_values[pair["a"], pair["b"]])
+    return found
+
+
+def compare_scores(
+    scores: Mapping[str, Scores],
+    *,
+    primary: str,
+    metric: Direction,
+    confidence: float,
+    delta: float | None = None,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Compare every pair of models by scores that share their patient resamples.
+
+    Args:
+        scores: Of each model, drawn with the same weights.
+        primary: Name of the metric.
+        warnings: What was noticed before; what the ranks lack is added.
+    Returns:
+        As `compare`.
+    """
+    margin = default_delta(primary) if delta is None else delta
+    ordered = sorted(scores, key=lambda name: (_order(scores[name].point, metric), name))
     return {
         "primary": primary,
         "delta": margin,
         "greater_is_better": metric.greater_is_better,
         "models": _ranked(ordered, scores, metric=metric, confidence=confidence, warnings=warnings),
-        "pairs": pairs,
+        "pairs": _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin),
         "best": ordered[0],
         "warnings": warnings,
     }
@@ -125,7 +164,7 @@ def _check_same_cases(rows: Mapping[str, Predictions]) -> None:
             raise ValueError(f"{name} and {first} were not tested on the same cases, folds, seeds and targets")
 
 
-def _order(value: float, metric: Metric) -> float:
+def _order(value: float, metric: Direction) -> float:
     """Sort key: best first, undefined last."""
     if np.isnan(value):
         return np.inf
@@ -150,7 +189,7 @@ def _ranked(
     ordered: list[str],
     scores: Mapping[str, Scores],
     *,
-    metric: Metric,
+    metric: Direction,
     confidence: float,
     warnings: list[str],
 ) -> list[dict[str, Any]]:
@@ -182,7 +221,7 @@ def _ranks(
     compared: list[str],
     scores: Mapping[str, Scores],
     *,
-    metric: Metric,
+    metric: Direction,
     confidence: float,
     warnings: list[str],
 ) -> dict[str, dict[str, Any]]:
@@ -225,7 +264,7 @@ class _Pair:
 
 
 def _pairs(
-    ordered: list[str], scores: Mapping[str, Scores], *, metric: Metric, confidence: float, delta: float
+    ordered: list[str], scores: Mapping[str, Scores], *, metric: Direction, confidence: float, delta: float
 ) -> list[dict[str, Any]]:
     """Every pair, the better one first; p values corrected over all pairs."""
     pairs = [_Pair(a=a, b=b, scores=difference(scores[a], scores[b])) for a, b in combinations(ordered, 2)]
@@ -238,7 +277,7 @@ def _pairs(
 
 
 def _pair_record(
-    pair: _Pair, *, p: float, p_holm: float, metric: Metric, confidence: float, delta: float
+    pair: _Pair, *, p: float, p_holm: float, metric: Direction, confidence: float, delta: float
 ) -> dict[str, Any]:
     outer = estimate(pair.scores, confidence=confidence)
     inner = estimate(pair.scores, confidence=EQUIVALENCE_CONFIDENCE)

@@ -22,6 +22,7 @@ from archbench.section_checks import (
     ensemble_problems,
     external_table,
     inference_problems,
+    segmentation_problems,
     threshold_problems,
 )
 from archbench.settings import Dataset, Model, StudyFile, Training
@@ -102,6 +103,7 @@ class Study(StudyFile):
         same_images = same_images and (preprocessing.clahe is None or recipe.clahe_probability == 0)
         searched = self.tuning is not None and any(key in self.tuning.space for key in CACHE_KEYS)
         same_images = same_images and not searched
+        same_images = same_images and self.datasets[dataset].task != "segmentation"  # its head reads maps
         entry = self.models[model]
         started = entry.weights != "none"  # random weights differ from seed to seed
         started = started and entry.attention == "none"  # it trains, before the last layer
@@ -118,6 +120,8 @@ class Study(StudyFile):
         fixed = tuple(DATASETS.get(entry.format).labels)
         if fixed:
             return tuple(entry.labels) or fixed
+        if entry.segmentation is not None:
+            return tuple(entry.segmentation.structures)
         label = entry.columns.label if entry.columns is not None else "label"
         return tuple(label) if isinstance(label, list) else ()
 
@@ -304,6 +308,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
         f"final.models: no trained model '{name}'{suggest(str(name), known)}" for name in chosen if name not in known
     ]
     problems += bundle_problems(content, list(datasets), list(models))
+    problems += segmentation_problems(content, datasets, models)
     return problems + (data_root_problems(content.get("compute")) if check_files else [])
 
 

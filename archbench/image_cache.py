@@ -1,9 +1,9 @@
 """One memory-mapped cache of preprocessed images for every model, fold and seed.
 
 A cache is a folder named by its content: images.npy (N, S, S, C) uint8 RGB or gray, clahe.npy likewise if asked for,
-geometry.npy (N, 4) crop boxes, index.json. It gets its name only when every image is in it (`archbench.cache_folder`).
-It stands apart from images.py because those who read it need no decoder. `archbench.volume_cache` builds that of CT
-volumes, which is opened here too.
+masks.npy (N, S, S) class indices where masks are learned, geometry.npy (N, 4) crop boxes, index.json. It gets its name
+only when every image is in it (`archbench.cache_folder`). It stands apart from images.py because those who read it need
+no decoder. `archbench.volume_cache` builds that of CT volumes, which is opened here too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from archbench.artifacts import ArtifactError, read_json
 from archbench.cache_folder import build_folder
+from archbench.mask_files import read_mask
 
 if TYPE_CHECKING:
     from archbench_predict.images import Preprocessing
@@ -47,7 +48,8 @@ class ImageCache:
 
     `images` and `clahe` are uint8, of shape (N, S, S, 3), RGB, or (N, S, S, 1), gray; `geometry` (N, 4) holds
     x0, y0, x1, y1 of the crop box in source pixels (EXIF orientation applied). Of volumes `images` are Hounsfield
-    units before windowing, int16, of shape (N, D, S, S), slices from feet to head, and `volumes` says more.
+    units before windowing, int16, of shape (N, D, S, S), slices from feet to head, and `volumes` says more. `masks`
+    (N, S, S), uint8, are the class indices of segmentation; None without.
     """
 
     images: np.ndarray
@@ -56,6 +58,7 @@ class ImageCache:
     case_ids: tuple[str, ...]
     size: int
     volumes: VolumeGeometry | None = None
+    masks: np.ndarray | None = None
 
     def rows(self, case_ids: Sequence[str]) -> np.ndarray:
         """The positions of `case_ids` in the arrays, shape (len(case_ids),).
@@ -80,13 +83,15 @@ def cache_key(
     preprocessing: Preprocessing,
     code: str,
     masks: Sequence[str | None] | None = None,
+    learned: bool = False,
 ) -> str:
     """The name of the cache: a hash of the files' content, the settings and the code that makes it.
 
     Args:
         masks: Content hash of each mask, None where there is none.
+        learned: Whether the masks themselves are kept.
     """
-    parts = [list(case_ids), list(sha256s), asdict(preprocessing), code]
+    parts = [list(case_ids), list(sha256s), asdict(preprocessing), code, *(["masks"] if learned else [])]
     content = json.dumps(parts if masks is None else [*parts, list(masks)])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
@@ -115,7 +120,9 @@ def open_cache(path: str | Path) -> ImageCache:
     shape = (n, size, size, _depth(index.get("channels", "rgb")))
     images = _open_array(folder / "images.npy", shape=shape, remedy=remedy)
     clahe = _open_array(folder / "clahe.npy", shape=images.shape, remedy=remedy) if index["clahe"] else None
-    return ImageCache(images, clahe, np.array(geometry), case_ids, size)
+    learned = index.get("masks", False)
+    masks = _open_array(folder / "masks.npy", shape=(n, size, size), remedy=remedy) if learned else None
+    return ImageCache(images, clahe, np.array(geometry), case_ids, size, masks=masks)
 
 
 def _volume_geometry(index: Mapping[str, Any]) -> VolumeGeometry:
@@ -151,6 +158,7 @@ def build_cache(
     threads: int,
     code: str,
     masks: Sequence[str | None] | None = None,
+    learned: bool = False,
 ) -> Path:
     """The folder of the finished cache, built if it is not there; a second job waits and finds it done.
 
@@ -158,23 +166,28 @@ def build_cache(
         images: Image paths relative to `root`, in the order of `case_ids`.
         sha256s: Hashes of the files' bytes from the manifest; a file that has changed since is refused.
         code: Fingerprint of the code, part of the cache's name.
-        masks: Mask paths relative to `root`, None where an image has none; used for `mask_focus` alone.
+        masks: Mask paths relative to `root`, None where an image has none; used for `mask_focus`, or `learned`.
+        learned: The masks' values are class indices that are cached in the geometry of their images.
     Raises:
         ArtifactError: If an image is unreadable or has changed since the audit, or the disk is too small.
     """
-    masks = None if preprocessing.mask_focus == "none" else masks
+    masks = None if preprocessing.mask_focus == "none" and not learned else masks
     hashes = None if masks is None else [mask and file_sha256(Path(root) / mask) for mask in masks]
-    key = cache_key(case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code, masks=hashes)
+    key = cache_key(
+        case_ids=case_ids, sha256s=sha256s, preprocessing=preprocessing, code=code, masks=hashes, learned=learned
+    )
     square = (len(case_ids), preprocessing.size, preprocessing.size, _depth(preprocessing.channels))
     shapes = {"images": (square, "|u1"), "geometry": ((len(case_ids), 4), "<f4")}
     if preprocessing.clahe is not None:
         shapes["clahe"] = (square, "|u1")
+    if learned:
+        shapes["masks"] = (square[:3], "|u1")
     index = {"case_ids": list(case_ids), "images": list(images), "sha256": list(sha256s), "code": code}
     return build_folder(
         Path(cache_dir) / key,
         shapes=shapes,
-        make=_maker(root, images, sha256s, preprocessing, max_pixels, masks),
-        index={**index, **asdict(preprocessing)},
+        make=_maker(root, images, sha256s, preprocessing, max_pixels, masks, learned),
+        index={**index, **asdict(preprocessing), **({"masks": True} if learned else {})},
         threads=threads,
     )
 
@@ -194,11 +207,13 @@ def _maker(
     preprocessing: Preprocessing,
     max_pixels: int,
     masks: Sequence[str | None] | None = None,
+    learned: bool = False,
 ) -> Callable[[int], dict[str, Any]]:
-    """A function that decodes and preprocesses the i-th image."""
+    """A function that decodes and preprocesses the i-th image, and its mask if that is learned."""
     import cv2
 
-    from archbench_predict.images import ImageError, decode, preprocess, read_image_file, read_mask
+    from archbench_predict.images import ImageError, decode, preprocess, read_image_file
+    from archbench_predict.images import read_mask as read_focus
 
     # The pool below is the parallelism; OpenCV's own threads on top of it only get in each other's way.
     cv2.setNumThreads(1)
@@ -211,13 +226,32 @@ def _maker(
                 raise ArtifactError(f"{path} has changed since the audit: run the rule prepare_dataset again")
             image = decode(data, max_pixels=max_pixels, intensity=preprocessing.intensity)
             mask = None
-            if masks is not None and masks[index] is not None:
-                mask = read_mask(Path(root) / str(masks[index]), shape=image.shape[:2], max_pixels=max_pixels)
+            if masks is not None and masks[index] is not None and not learned:
+                mask = read_focus(Path(root) / str(masks[index]), shape=image.shape[:2], max_pixels=max_pixels)
         except ImageError as error:
             raise ArtifactError(
                 f"{path}: {error}. The audit found nothing here; run the rule prepare_dataset again"
             ) from error
         pixels, clahe, box = preprocess(image, preprocessing, mask)
-        return {"images": pixels, "geometry": box} | ({} if clahe is None else {"clahe": clahe})
+        made = {"images": pixels, "geometry": box} | ({} if clahe is None else {"clahe": clahe})
+        if not learned or masks is None:
+            return made
+        return {**made, "masks": cached_mask(Path(root) / str(masks[index]), image.shape[:2], box, preprocessing.size)}
 
     return make
+
+
+def cached_mask(path: Path, shape: tuple[int, int], box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """A mask of class indices in the geometry of its cached image, uint8, shape (size, size), by nearest neighbour.
+
+    Raises:
+        ArtifactError: If it hasn't the pixels of its image.
+    """
+    import cv2
+
+    labels = read_mask(path).labels
+    if labels.shape != shape:
+        raise ArtifactError(f"{path} has {labels.shape} pixels, its image {shape}: run the rule prepare_dataset again")
+    x0, y0, x1, y1 = box
+    cut = np.ascontiguousarray(labels[y0:y1, x0:x1]).astype(np.uint8)
+    return np.asarray(cv2.resize(cut, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))

@@ -16,8 +16,8 @@ def strata(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Return names and counts of what a split should spread evenly, counts of shape (N, C).
 
-    Classes: the class of a case; labels: the positive labels; zones: how many of a case's zones have each grade;
-    value: which fifth of all values a case is in.
+    Classes: the class of a case; labels: the positive labels; masks: the structures that are there; zones: how many of
+    a case's zones have each grade; value: which fifth of all values a case is in.
 
     Args:
         targets: Shape (N, L), NaN where unknown.
@@ -25,7 +25,7 @@ def strata(
     """
     if outputs == "value":
         return _fifths(targets[:, 0])
-    if outputs == "labels":
+    if outputs in ("labels", "masks"):
         return tuple(labels), (targets == 1).astype(np.int64)
     grades = np.arange(len(classes))
     return tuple(classes), (targets[:, :, None] == grades).sum(axis=1).astype(np.int64)
@@ -82,8 +82,11 @@ def zone_summary(targets: np.ndarray, *, classes: Sequence[str], labels: Sequenc
 
 def label_warnings(targets: np.ndarray, *, outputs: str, labels: Sequence[str]) -> list[str]:
     """Return what a reader should know before training on these labels."""
-    if outputs != "labels":
+    if outputs not in ("labels", "masks"):
         return []
+    if outputs == "masks":
+        lacking = [name for k, name in enumerate(labels) if not (targets[:, k] == 1).any()]
+        return [f"no mask holds {', '.join(lacking)}: their metrics will be undefined"] if lacking else []
     warnings = []
     for word, value in (("positive", 1), ("negative", 0)):
         lacking = [name for k, name in enumerate(labels) if not (targets[:, k] == value).any()]

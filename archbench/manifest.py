@@ -43,11 +43,26 @@ def manifest_table(cases: Sequence[Case], targets: np.ndarray, *, labels: Sequen
                 for name, values in columns.items()
             },
             **masks,
+            **_slice_columns(cases),
             **_volume_columns(cases),
             "source_row": pa.array([case.raw.row for case in cases], pa.int32()),
             "lesions": pa.array([case.raw.lesions for case in cases], pa.string()),
         }
     )
+
+
+def _slice_columns(cases: Sequence[Case]) -> dict[str, pa.Array]:
+    """Of images with masks: pixel spacing, and of slices what they were cut from and their distance."""
+    import pyarrow as pa
+
+    columns = {}
+    if any(case.raw.spacing_mm for case in cases):
+        for k, name in enumerate(("row_mm", "column_mm")):
+            columns[name] = pa.array([case.raw.spacing_mm and case.raw.spacing_mm[k] for case in cases], pa.float64())
+    if any(case.raw.volume for case in cases):
+        columns["volume"] = pa.array([case.raw.volume for case in cases], pa.string())
+        columns["slice_mm"] = pa.array([case.raw.slice_mm for case in cases], pa.float64())
+    return columns
 
 
 def _volume_columns(cases: Sequence[Case]) -> dict[str, pa.Array]:

@@ -11,7 +11,7 @@ from archbench.registry import ARCHITECTURES
 from archbench.settings import Dataset, Model
 from archbench.study_blocks import architecture_of
 
-RESERVED_MODEL_NAMES = ("ensemble", "data")
+RESERVED_MODEL_NAMES = ("ensemble", "data", "masks")
 WEIGHT_SOURCES = ("none", "imagenet", "hub", "package")
 FETCHED = ("imagenet", "hub")  # from the net, unless they are already here
 
@@ -31,6 +31,11 @@ def model_problems(name: str, model: Model, check_files: bool) -> list[str]:
         problems.append(f".attention: {model.architecture} pools no feature map that {model.attention} could weigh")
     if model.training.get("drop_path") and not architecture.drop_path:
         problems.append(f".training.drop_path: {model.architecture} has no residual branches to drop; set it to 0")
+    if architecture.masks:
+        own = {"head": model.head != "linear", "attention": model.attention != "none"}
+        own["training.dropout"] = bool(model.training.get("dropout"))
+        idle = [key for key, is_set in own.items() if is_set]
+        problems += [f".{key}: has no effect in a segmentation network; remove it" for key in idle]
     if model.checkpoint is None:
         problems += [f".weights: {text}" for text in _weight_problems(model, architecture, check_files)]
     if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():

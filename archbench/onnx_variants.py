@@ -15,6 +15,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.export_ladder import RUNGS, Climb, ExportJob, Reference, climb
+from archbench.mask_parity import MaskTruth, compare_masks
 from archbench.onnx_files import EXTERNAL_ABOVE_BYTES, VARIANTS, describe_files, finish
 from archbench.onnx_runner import ExportedNetwork
 from archbench.onnx_session import ProviderError, make_session
@@ -41,6 +42,7 @@ class ExportCases:
         rows: Validation rows of the cache, shape (N,), those of `validation`.
         validation: Their truth; its logits are replaced by torch's.
         training_rows, training_patients: Of the fold's training part, for calibration.
+        masks: True masks of `rows`, where masks are predicted.
     """
 
     images: np.ndarray
@@ -48,6 +50,7 @@ class ExportCases:
     validation: Predictions
     training_rows: np.ndarray
     training_patients: np.ndarray
+    masks: MaskTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,10 @@ class Export:
         if problem is not None:
             return {"parity": parity, "quality": None}, problem
         logits = network.logits(cases.images, cases.rows, batch_size=max(sizes))
-        truth = replace(cases.validation, logits=reference.logits)
-        quality = compare_quality(truth, logits, self.comparison)
+        if cases.masks is not None:
+            quality = compare_masks(cases.masks, reference.logits, logits, self.comparison)
+        else:
+            quality = compare_quality(replace(cases.validation, logits=reference.logits), logits, self.comparison)
         undefined = quality["non_inferior"] is None
         problem = None if exact and undefined else quality_problem(quality)  # equal logits are equal in any metric
         return {"parity": parity, "quality": quality}, problem

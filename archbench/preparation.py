@@ -237,7 +237,7 @@ def _audit_summary(
 
 
 def _label_summary(found: Audit, kind: _Kind, patients: np.ndarray) -> dict[str, Any]:
-    if kind.outputs == "labels":
+    if kind.outputs in ("labels", "masks"):
         return label_summary(kind.targets(found), patients, labels=kind.labels)
     if kind.outputs == "zones":
         graded = [name for name in kind.classes if name != UNGRADABLE]

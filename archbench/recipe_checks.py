@@ -13,6 +13,8 @@ from archbench.settings import Training, Tuning
 from archbench.study_blocks import describe, merge, plain, unknown_name, valid_block
 from archbench.tasks import TASKS
 
+COUNTED = ("dice", "iou", "sensitivity", "specificity")  # of masks those that an epoch is validated by
+
 
 def training_problems(place: str, defaults: Any, overrides: Mapping[str, Any], tasks: list[str]) -> list[str]:
     """Return what is wrong with the defaults and a model's own keys put together, for each task that they train."""
@@ -74,6 +76,8 @@ def drawing_problems(training: Training, tasks: list[str]) -> list[str]:
         outputs = TASKS[task].outputs
         if training.sampler == "balanced" and outputs == "value":
             problems.append(f"sampler: balanced needs classes or labels, which the task {task} has not")
+        if training.cutmix and outputs == "masks":
+            problems.append(f"cutmix: would paste over masks of the task {task}; use mixup")
         if training.cutmix and outputs == "zones":
             problems.append(f"cutmix: would paste over zones of the task {task}, whose places count; use mixup")
     return problems
@@ -83,7 +87,7 @@ def _early_stopping_problems(place: str, training: Training, tasks: list[str]) -
     stopping, problems = training.early_stopping, []
     for task in tasks:
         metric = stopping.metric or TASKS[task].primary
-        known = [*TASKS[task].metrics, "loss"]
+        known = [*(COUNTED if TASKS[task].outputs == "masks" else TASKS[task].metrics), "loss"]
         if metric not in known:
             problems.append(
                 f"{place}.early_stopping.metric: unknown metric '{metric}' for task {task}{suggest(metric, known)}"

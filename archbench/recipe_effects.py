@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LOSS_KEYS = (
     *("label_smoothing", "focal_gamma", "focal_alpha", "asl.gamma_negative", "asl.gamma_positive", "asl.clip"),
-    *("huber_delta", "ungradable_weight"),
+    *("tversky_alpha", "huber_delta", "ungradable_weight"),
 )
 # Whether the features of a frozen backbone can be cached follows from these.
 CACHE_KEYS = ("freeze", "augmentation", "mixup", "cutmix", "clahe_probability", "cache_features")
@@ -76,6 +76,7 @@ CONDITIONS: dict[str, tuple[Condition, str]] = {
         "it needs residual branches, and a backbone that trains",
     ),
     "flips": (_is("augmentation", "light", "strong"), "it needs augmentation: light or strong"),
+    "dropout": (lambda use: use.outputs != "masks", "segmentation networks have no such layer"),
     "clahe_probability": (lambda use: use.clahe, "it needs preprocessing.clahe"),
 }
 # Keys that may stand in a recipe, but that a search has no reason to try.

@@ -107,7 +107,9 @@ def _registering_module() -> str:
 
 
 ARCHITECTURES: Registry[Any] = Registry(
-    "architecture", "archbench.models", skip=("building", "heads", "volumes", "weights", "transformers_network")
+    "architecture",
+    "archbench.models",
+    skip=("building", "heads", "volumes", "weights", "transformers_network", "segmentation_network"),
 )
 DATASETS: Registry[Any] = Registry("dataset format", "archbench.datasets")
 LOSSES: Registry[Any] = Registry("loss", "archbench.losses")

@@ -15,11 +15,11 @@ def sampling_weights(targets: np.ndarray, *, outputs: str, num_classes: int) -> 
 
     Args:
         targets: Of the training part, shape (N, L), NaN where unknown.
-        outputs: classes, zones or labels.
+        outputs: classes, zones, labels, or masks, whose labels are the structures that are there.
     Returns:
         float64, shape (N,), sums to 1.
     """
-    if outputs == "labels":
+    if outputs in ("labels", "masks"):
         positive = np.nan_to_num(targets) >= 0.5
         groups = np.concatenate([positive, ~positive.any(axis=1, keepdims=True)], axis=1)
     else:

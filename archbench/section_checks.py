@@ -8,8 +8,22 @@ from typing import Any
 
 from archbench.model_checks import RESERVED_MODEL_NAMES
 from archbench.registry import suggest
-from archbench.settings import Compute, Ensemble, Evaluation, Inference, StackingNetwork
-from archbench.study_blocks import valid_block
+from archbench.settings import (
+    Bundle,
+    Compute,
+    Dataset,
+    Ensemble,
+    Evaluation,
+    Explain,
+    Inference,
+    Model,
+    Protocol,
+    StackingNetwork,
+)
+from archbench.study_blocks import architecture_of, valid_block
+
+# Sections for pictures with one answer, which masks have not.
+UNUSED_BY_MASKS: dict[str, Any] = {"ensemble": Ensemble, "explain": Explain, "bundle": Bundle}
 
 
 def threshold_problems(evaluation: Any) -> list[str]:
@@ -46,6 +60,34 @@ def inference_problems(inference: Any) -> list[str]:
         repeated = sorted({str(value) for value in values if values.count(value) > 1})
         problems += [f"inference.{key}: {value} is repeated; name it once" for value in repeated]
     return problems
+
+
+def segmentation_problems(
+    content: Mapping[str, Any], datasets: Mapping[str, Dataset], models: Mapping[str, Model]
+) -> list[str]:
+    """Return what of a study doesn't go with masks: other tasks, networks for pictures, several seeds, idle keys."""
+    learned = [name for name, dataset in datasets.items() if dataset.task == "segmentation"]
+    problems = []
+    for name, model in models.items():
+        architecture = architecture_of(model.architecture)
+        if architecture is not None and architecture.masks != bool(learned) and datasets:
+            fitting = "unet, segformer_b0 or decoder:<timm name>" if learned else "a network that classifies pictures"
+            task = "the task segmentation" if learned else "a task without masks"
+            problems.append(f"models.{name}.architecture: {model.architecture} doesn't serve {task}; use {fitting}")
+    if not learned:
+        return problems
+    if len(datasets) > 1:
+        problems.append("datasets: a study of segmentation has one dataset; make one study of each")
+    settings = valid_block(content.get("protocol"), Protocol)
+    if settings is not None and len(settings.seeds) > 1:
+        problems.append("protocol.seeds: segmentation is trained with one seed for now; name one")
+    idle = [
+        key for key, block in UNUSED_BY_MASKS.items() if valid_block(content.get(key), block) not in (None, block())
+    ]
+    evaluation = valid_block(content.get("evaluation"), Evaluation) or Evaluation()
+    keys = ("clinical_cut", "thresholds", "isotonic", "isotonic_patients", "conformal_coverage")
+    idle += [f"evaluation.{key}" for key in keys if getattr(evaluation, key) != getattr(Evaluation(), key)]
+    return problems + [f"{key}: has no effect in a study of segmentation; remove it" for key in idle]
 
 
 def ensemble_problems(content: Mapping[str, Any], datasets: list[str], check_files: bool) -> list[str]:

@@ -149,17 +149,51 @@ class Labels(Settings):
     smooth_target: float = Field(0.7, gt=0, lt=1, description="Training target of an uncertain label (smooth).")
 
 
+class Segmentation(Settings):
+    """What the values of masks mean, and how volumes become slices (task segmentation)."""
+
+    structures: dict[Name, list[Annotated[int, Field(ge=1)]]] = Field(
+        default_factory=dict,
+        description="Structures by name with their values in the mask files; an empty list takes every value but 0. "
+        "Values that none names are background.",
+    )
+    tolerance_mm: float = Field(2.0, ge=0, description="Surfaces closer than this agree (surface Dice).")
+    spacing_mm: float | None = Field(None, gt=0, description="Pixel spacing of PNG, JPEG and TIFF; unset: in pixels.")
+    window: list[float] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="Values of NIfTI images that become black and white, such as [-1000, 400] HU; unset: the 1st and "
+        "99th percentile of each image.",
+    )
+    slice_step: int = Field(1, ge=1, description="Of volumes every how many-th axial slice is a case.")
+    blocks: int = Field(
+        0,
+        ge=0,
+        description="Parts that each volume is cut into, each counted as a patient, where there is one volume alone: "
+        "a check of the machinery, no evidence for other patients. 0: a volume is a patient.",
+    )
+    block_gap: int = Field(0, ge=0, description="Slices left out between two parts, so that none has its like there.")
+    max_cases: int = Field(0, ge=0, description="Images or volumes to use, first by name; 0 takes all.")
+
+
 class Dataset(Settings):
     """One folder of images with its table."""
 
     format: str = Field(
-        description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, ct_rate, phantom, phantom_chest, "
-        "phantom_zones, phantom_ct, phantom_ct_hybrid."
+        description="Reader: table, dr_folds, aptos, eyepacs, chexpert, csi_zones, ct_rate, image_masks, phantom, "
+        "phantom_chest, phantom_zones, phantom_ct, phantom_ct_hybrid, phantom_masks."
     )
     csv: str | None = Field(None, description="The table, relative to `root`.")
-    root: str | None = Field(None, description="Folder of the data, relative to the working directory; read-only.")
+    root: str | None = Field(
+        None,
+        description="Folder of the data, relative to the working directory, or package:<name>/<folder> inside an "
+        "installed package; read-only.",
+    )
     images: str | None = Field(
-        None, description="Folder of the images inside `root` (aptos, eyepacs, csi_zones, ct_rate)."
+        None,
+        description="Folder of the images inside `root` (aptos, eyepacs, csi_zones, ct_rate); image_masks: the folder "
+        "of <case>_0000.nii.gz, <case>.nii.gz or pictures, or one file.",
     )
     metadata: str | None = Field(
         None,
@@ -169,7 +203,7 @@ class Dataset(Settings):
     columns: Columns | None = Field(None, description="Column names (`table` only).")
     delimiter: Literal[",", ";", "\t", "|"] | None = Field(None, description="Separator of the CSV; found if unset.")
     encoding: str | None = Field(None, description="Encoding of the CSV; found if unset.")
-    task: str = Field("ordinal", description="ordinal, multiclass, multilabel, zones or regression.")
+    task: str = Field("ordinal", description="ordinal, multiclass, multilabel, zones, regression or segmentation.")
     classes: list[str] = Field(
         default_factory=list,
         description="Class names in order of their index (ordinal, multiclass, zones); labels have none.",
@@ -187,8 +221,10 @@ class Dataset(Settings):
     view: Literal["all", "frontal", "lateral"] = Field("all", description="Views to use (chexpert).")
     masks: str | None = Field(
         None,
-        description="Folder of masks inside `root`, named like the images (csi_zones); see preprocessing.mask_focus.",
+        description="Folder of masks inside `root`, named like the images (csi_zones; see preprocessing.mask_focus); "
+        "image_masks: the folder of <case>.nii.gz or pictures, or one file.",
     )
+    segmentation: Segmentation | None = Field(None, description="Structures and slices (task segmentation).")
     exclude: dict[Literal["patient", "image"], list[str]] = Field(
         default_factory=dict, description="Patients or images to leave out; each one is listed in the audit."
     )
@@ -245,6 +281,9 @@ class Training(Settings):
         None, gt=0, lt=1, description="Weight of the positive side in the focal loss of labels; unset: no balance."
     )
     asl: AsymmetricLoss = Field(default_factory=AsymmetricLoss)
+    tversky_alpha: float = Field(
+        0.3, ge=0, le=1, description="Weight of false positives in the loss tversky; that of misses is 1 - alpha."
+    )
     huber_delta: float = Field(1.0, gt=0, description="Error from which the loss huber grows linearly.")
     ungradable_weight: float = Field(
         0.3, ge=0, le=1, description="Weight of ungradable zones (the last class of a zones task); 0 masks them."
@@ -508,7 +547,7 @@ class Evaluation(Settings):
     comparison_resamples: int = Field(10000, ge=200, description="Draws for tests and ranks.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals.")
     delta: float | None = Field(
-        None, gt=0, description="Margin of equivalence; default .01 (AUROC), .02 (QWK, others)."
+        None, gt=0, description="Margin of equivalence; default .01 (AUROC, Dice), .02 (QWK, others)."
     )
     clinical_cut: int = Field(2, ge=1, description="Class index from which a case counts as referable (ordinal).")
     thresholds: Thresholds = Field(default_factory=Thresholds)

@@ -8,9 +8,16 @@ from typing import Any, Literal
 
 from archbench.registry import suggest
 
-Outputs = Literal["classes", "labels", "zones", "value"]
-LINKS: dict[str, str] = {"classes": "softmax", "labels": "sigmoid", "zones": "softmax", "value": "identity"}
+Outputs = Literal["classes", "labels", "zones", "value", "masks"]
+LINKS: dict[str, str] = {
+    "classes": "softmax",
+    "labels": "sigmoid",
+    "zones": "softmax",
+    "value": "identity",
+    "masks": "softmax",
+}
 UNGRADABLE = "Ungradable"
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class Task:
         default_loss: Loss when the study names none.
         decision: How probabilities become a class: argmax, or expected_grade (ordered classes).
         outputs: What the logits are. classes: one softmax over the classes; labels: one sigmoid per label; zones:
-            one softmax per zone, logits in C order of (zone, class); value: a number in the target's unit.
+            one softmax per zone, logits in C order of (zone, class); value: a number in the target's unit; masks: one
+            softmax per pixel over the background and the structures, which are the labels.
         laterality: Left and right mean different things, so mirroring is off unless the study asks for it.
     """
 
@@ -47,7 +55,7 @@ class Task:
             return tuple(classes)
         if self.outputs == "zones":
             return tuple(f"{zone}:{name}" for zone in labels for name in classes)
-        return tuple(labels)
+        return (BACKGROUND, *labels) if self.outputs == "masks" else tuple(labels)
 
     def table_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return what a prediction table says of its outputs; nothing where one softmax over classes is meant."""
@@ -117,6 +125,15 @@ TASKS: dict[str, Task] = {
         default_loss="mse",
         decision="argmax",
         outputs="value",
+    ),
+    "segmentation": Task(
+        name="segmentation",
+        primary="dice",
+        metrics=("dice", "iou", "sensitivity", "specificity", "hd95_mm", "surface_dice"),
+        default_loss="dice_ce",
+        decision="argmax",
+        outputs="masks",
+        laterality=True,
     ),
 }
 

@@ -17,6 +17,7 @@ from archbench.artifacts import softmax
 from archbench.batches import predict_logits
 from archbench.features import FeatureHead
 from archbench.freezing import open_stages
+from archbench.mask_validation import validate_masks
 from archbench.metrics.scoring import validation_value
 from archbench.models.building import NormalizedNetwork
 from archbench.optimization import epoch_lr
@@ -129,6 +130,8 @@ def train(
 def _validate(trainer: Trainer, metric: str, decision: str) -> tuple[float, float | None]:
     """Return the validation loss and metric of the averaged weights."""
     data, device = trainer.data, trainer.device
+    if data.masks is not None:
+        return validate_masks(trainer, metric)
     batch_size = trainer.settings.eval_batch_size
     logits = predict_logits(
         trainer.averaged, data.images, data.val_rows, batch_size=batch_size, device=device, dtype=trainer.dtype

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from archbench.augmentation import augment, augment_volumes
+from archbench.augmentation import augment, augment_volumes, augment_with_masks
 from archbench.batches import to_batch
 from archbench.freezing import Stages, open_stages, set_trainable
-from archbench.losses.loss import LossFunction, mean_of
+from archbench.losses.loss import LossFunction, PixelLoss, mean_of
 from archbench.mixing import Mix, blend, draw_mix
 from archbench.optimization import WeightAverage, average_share, clip_gradients, epoch_lr, set_lr
 from archbench.sampling import epoch_batches, split_evenly
@@ -45,6 +45,8 @@ class TrainingData:
         num_classes: Length of the fixed class list.
         outputs: What the logits are: classes, labels, zones or value.
         class_names: Names of the classes of one zone, for the validation metric, which leaves out ungradable ones.
+        masks: Class indices of segmentation, uint8, shape (N, S, S), memory-mapped; the targets then say which
+            structures a case holds.
         hu_window: Of volumes, the window in Hounsfield units; None: these are images.
     """
 
@@ -57,6 +59,7 @@ class TrainingData:
     num_classes: int
     outputs: str = "classes"
     class_names: tuple[str, ...] = ()
+    masks: np.ndarray | None = None
     hu_window: tuple[float, float] | None = None
 
     @property
@@ -83,7 +86,7 @@ class Trainer:
     stages: Stages
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    loss: LossFunction
+    loss: LossFunction | PixelLoss
     data: TrainingData
     sampling: np.ndarray | None
     settings: Training
@@ -170,7 +173,10 @@ def _update(
     total = torch.zeros((), device=trainer.device)
     optimizer.zero_grad(set_to_none=True)
     for positions, mix, target in zip(passes, mixes, targets, strict=True):
-        images = training_batch(trainer, positions, mix, draws, generator)
+        if trainer.data.masks is None:
+            images = training_batch(trainer, positions, mix, draws, generator)
+        else:
+            images, target = training_batch_with_masks(trainer, positions, mix, draws, generator)
         with torch.autocast(trainer.device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
             logits = trainer.forward(images).float()  # losses lose digits in half precision
             values = blend(mix, partial(loss.cells, logits), target).sum()
@@ -192,19 +198,56 @@ def training_batch(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Return the augmented and mixed inputs at some positions of the training part."""
+    images = _pixels(trainer, positions, draws)
+    if images.ndim < 4:  # features of a frozen backbone
+        return images
+    settings, hu_window = trainer.settings, trainer.data.hu_window
+    change = augment if hu_window is None else partial(augment_volumes, hu_window=hu_window)
+    images = change(images, strength=settings.augmentation, flips=_flips(settings), generator=generator)
+    images = images if mix is None else mix.images(images)
+    return images if hu_window is not None else _laid_out(images, settings)  # slices are no channels
+
+
+def training_batch_with_masks(
+    trainer: Trainer,
+    positions: np.ndarray,
+    mix: Mix | None,
+    draws: np.random.Generator,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return augmented inputs and their masks, class indices (B, H, W), which moved along.
+
+    Images are blended where mixing is on; the masks stay, since the loss takes both by their shares.
+    """
+    settings, rows = trainer.settings, trainer.data.train_rows[positions]
+    assert trainer.data.masks is not None
+    masks = torch.from_numpy(np.ascontiguousarray(trainer.data.masks[rows])).to(trainer.device)
+    images, masks = augment_with_masks(
+        _pixels(trainer, positions, draws),
+        masks,
+        strength=settings.augmentation,
+        flips=_flips(settings),
+        generator=generator,
+    )
+    return _laid_out(images if mix is None else mix.images(images), settings), masks
+
+
+def _pixels(trainer: Trainer, positions: np.ndarray, draws: np.random.Generator) -> torch.Tensor:
+    """Return the inputs at some positions, a share of the images after contrast equalisation."""
     data, settings = trainer.data, trainer.settings
     rows = data.train_rows[positions]
     images = to_batch(data.images, rows, trainer.device).float()
-    if images.ndim < 4:  # features of a frozen backbone
-        return images
-    if data.clahe is not None:
+    if images.ndim > 3 and data.clahe is not None:
         chosen = np.flatnonzero(draws.random(len(rows)) < settings.clahe_probability)
         if len(chosen):
             picked = torch.from_numpy(chosen).to(trainer.device)
             images[picked] = to_batch(data.clahe, rows[chosen], trainer.device).float()
-    flips = "both" if settings.flips == "auto" else settings.flips
-    change = augment if data.hu_window is None else partial(augment_volumes, hu_window=data.hu_window)
-    images = change(images, strength=settings.augmentation, flips=flips, generator=generator)
-    images = images if mix is None else mix.images(images)
-    by_channel = settings.channels_last and data.hu_window is None  # slices are no channels
-    return images.contiguous(memory_format=torch.channels_last) if by_channel else images
+    return images
+
+
+def _flips(settings: Training) -> str:
+    return "both" if settings.flips == "auto" else settings.flips
+
+
+def _laid_out(images: torch.Tensor, settings: Training) -> torch.Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if settings.channels_last else images

@@ -11,7 +11,7 @@ from torch import nn
 
 from archbench.features import FeatureHead
 from archbench.freezing import Stages
-from archbench.losses.loss import LossFunction, LossNumbers, training_weights
+from archbench.losses.loss import LossFunction, LossNumbers, PixelLoss, training_weights
 from archbench.models.building import NormalizedNetwork, parameter_stages
 from archbench.optimization import WeightAverage, build_optimizer
 from archbench.registry import LOSSES
@@ -105,7 +105,7 @@ def loss_weights(data: TrainingData, settings: Training) -> np.ndarray | None:
 
 def _build_loss(
     data: TrainingData, weights: np.ndarray | None, settings: Training, device: torch.device
-) -> LossFunction:
+) -> LossFunction | PixelLoss:
     numbers = LossNumbers(
         outputs=data.outputs,
         num_classes=data.num_classes,
@@ -116,8 +116,9 @@ def _build_loss(
         asl_gamma_negative=settings.asl.gamma_negative,
         asl_gamma_positive=settings.asl.gamma_positive,
         asl_clip=settings.asl.clip,
+        tversky_alpha=settings.tversky_alpha,
         huber_delta=settings.huber_delta,
         ungradable_weight=settings.ungradable_weight,
     )
-    loss: LossFunction = LOSSES.get(str(settings.loss)).build(numbers)
+    loss: LossFunction | PixelLoss = LOSSES.get(str(settings.loss)).build(numbers)
     return loss

@@ -13,7 +13,6 @@ import sys
 from archbench import architecture_table
 from archbench.artifacts import write_json, write_text
 from archbench.command_line import run
-from archbench.registry import ARCHITECTURES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure() -> None:
     found = {}
-    for name in ARCHITECTURES.names():
+    for name in architecture_table.names():
         found[name] = architecture_table.measure(name)
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     write_json(architecture_table.MEASURED, found)

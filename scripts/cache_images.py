@@ -59,6 +59,7 @@ def _image_cache(study: Study, arguments: argparse.Namespace, manifest: pa.Table
             mask_focus=settings.mask_focus,
         ),
         masks=manifest["mask"].to_pylist() if "mask" in manifest.column_names else None,
+        learned=study.datasets[arguments.dataset].task == "segmentation",
         max_pixels=study.audit.max_pixels,
         threads=arguments.threads,
         code=arguments.code,

@@ -16,6 +16,7 @@ from archbench.command_line import label_progress, run, stage_parser
 from archbench.comparison import default_delta
 from archbench.config import Study, load_study
 from archbench.export_ladder import ExportJob, rungs_of
+from archbench.mask_parity import MaskTruth
 from archbench.onnx_files import EXTERNAL_ABOVE_BYTES, OPSET
 from archbench.onnx_variants import Export, ExportCases
 from archbench.parity import Comparison
@@ -112,7 +113,10 @@ def _checked_with(study: Study, cases: Cases, fold: int, seed: int, dataset: str
         labels=cases.labels,
         metadata={"decision": task.decision} | cases.table_metadata,
     )
-    return ExportCases(cases.cache.images, validation.rows, truth, training.rows, training.patient_ids)
+    masks = None
+    if cases.cache.masks is not None:
+        masks = MaskTruth(np.array(cases.cache.masks[validation.rows]), validation.patient_ids)
+    return ExportCases(cases.cache.images, validation.rows, truth, training.rows, training.patient_ids, masks)
 
 
 def _comparison(study: Study, dataset: str) -> Comparison:

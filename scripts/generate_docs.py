@@ -69,7 +69,7 @@ def settings_reference() -> str:
     """Return the reference of all keys as Markdown."""
     schema = StudyFile.model_json_schema()
     names = {
-        "architectures": ARCHITECTURES.names(),
+        "architectures": ARCHITECTURES.names(),  # those for masks too
         "losses": LOSSES.names(),
         "formats": DATASETS.names(),
         "tasks": list(TASKS),

@@ -12,13 +12,16 @@ from archbench.artifacts import provenance, write_json
 from archbench.audit import AuditSettings
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
-from archbench.datasets import DatasetError, LabelPolicy, PhantomSettings, SourceSettings
+from archbench.dataset_checks import data_root
+from archbench.datasets import DatasetError, LabelPolicy, MaskSettings, PhantomSettings, SourceSettings
 from archbench.preparation import Prepared, failed_audit_path, prepare, write_prepared
 from archbench.registry import DATASETS
 from archbench.splits import Protocol
 
 if TYPE_CHECKING:
     import argparse
+
+    from archbench.settings import Dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--phantom-dir", help="folder to draw into (format phantom)")
+    parser.add_argument("--work-dir", help="folder for slices and masks that are converted (format image_masks)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--manifest", required=True, help="manifest to write (parquet)")
     parser.add_argument("--folds", required=True, help="folds to write (parquet)")
@@ -86,7 +90,7 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
         drawing = dataset.phantom.model_dump() if dataset.phantom else {}
         phantom = PhantomSettings(folder=Path(arguments.phantom_dir), threads=arguments.threads, **drawing)
     return SourceSettings(
-        root=phantom.folder if phantom else Path(str(dataset.root)),
+        root=phantom.folder if phantom else data_root(str(dataset.root)),
         csv=dataset.csv,
         images=dataset.images,
         columns=columns,
@@ -97,8 +101,20 @@ def _source_settings(study: Study, arguments: argparse.Namespace) -> SourceSetti
         policy=LabelPolicy(**dataset.label_values.model_dump()),
         view=dataset.view,
         masks=dataset.masks,
+        segmentation=_mask_settings(dataset),
+        work=Path(arguments.work_dir) if arguments.work_dir else None,
+        threads=arguments.threads,
         metadata=dataset.metadata,
     )
+
+
+def _mask_settings(dataset: Dataset) -> MaskSettings:
+    if dataset.segmentation is None:
+        return MaskSettings()
+    given = dataset.segmentation.model_dump(include=set(MaskSettings.__dataclass_fields__))
+    structures = {name: tuple(values) for name, values in dataset.segmentation.structures.items()}
+    window = given["window"] and tuple(given["window"])
+    return MaskSettings(**{**given, "structures": structures, "window": window})
 
 
 if __name__ == "__main__":

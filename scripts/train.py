@@ -5,6 +5,7 @@ python scripts/train.py --study study.yaml --dataset phantom --model resnet18 --
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,10 +102,9 @@ def _identity(study: Study, recipe: Training, cases: Cases, arguments: argparse.
     """Hash of all that decides the weights, so that a state of other settings, data or code is not used."""
     model = study.models[arguments.model].model_dump()
     data = [cases.part(arguments.fold, split).case_ids.tolist() for split in ("train", "val")]
-    targets = cases.targets.tolist()
-    return settings_hash(
-        [model, recipe.model_dump(), data, cases.sha256.tolist(), targets, arguments.seed, arguments.code]
-    )
+    parts = [model, recipe.model_dump(), data, cases.sha256.tolist(), cases.targets.tolist(), arguments.seed]
+    masks = [] if cases.cache.masks is None else [hashlib.sha256(cases.cache.masks.tobytes()).hexdigest()]
+    return settings_hash([*parts, *masks, arguments.code])
 
 
 def _describe(study: Study, recipe: Training, arguments: argparse.Namespace, trained: Trained) -> dict[str, Any]:

@@ -115,10 +115,27 @@ def write_source(folder: Path, dataset: dict) -> None:
         write_ct_rate(folder, csv_name=dataset["csv"])
     elif dataset["format"] == "csi_zones":
         write_csi(folder)
+    elif dataset["format"] == "image_masks":
+        write_ct_structures(folder, dataset)
     elif isinstance((dataset.get("columns") or {}).get("label"), list):
         write_ct(folder, dataset["columns"]["label"], csv_name=dataset["csv"])
     else:
         write_grades(folder, dataset)
+
+
+def write_ct_structures(folder: Path, dataset: dict, *, shape: tuple[int, int, int] = (40, 40, 36)) -> None:
+    """Write one CT-like volume with a cylinder for each structure of a dataset, as the files that it names."""
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 30, shape).astype(np.int16)
+    mask = np.zeros(shape, np.uint8)
+    for k, values in enumerate(dataset["segmentation"]["structures"].values()):
+        left = 4 + 18 * k
+        image[left : left + 14, 10:30] = -800 if k == 0 else 300
+        mask[left : left + 14, 10:30] = values[0] if values else 1
+    for name, array in ((dataset["images"], image), (dataset["masks"], mask)):
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([0.7, 0.7, 2.5, 1.0])), folder / name)
 
 
 def write_grades(folder: Path, dataset: dict, n: int = 40) -> None:

@@ -32,8 +32,9 @@ class RawRow:
     `row` counts lines as an editor shows them (the header is line 1). `fault` says why the source itself
     marks the row as invalid; `malformed` says why the row could not be read (wrong number of fields). Where the
     source has several labels or zones, `labels` holds their texts in order and `label` is empty; `note` says what
-    about its values is odd but no fault; `mask` is the path of its mask; `declared` what a table says of a volume
-    beside its file (slope, intercept, spacing_mm).
+    about its values is odd but no fault; `mask` is the path of its mask, `spacing_mm` the distance of its rows and of
+    its columns; of a slice `volume` is what it was cut from and `slice_mm` the distance of its slices; `declared` what
+    a table says of a volume beside its file (slope, intercept, spacing_mm).
     """
 
     file: str
@@ -49,6 +50,9 @@ class RawRow:
     labels: tuple[str, ...] = ()
     note: str | None = None
     mask: str | None = None
+    spacing_mm: tuple[float, float] | None = None
+    volume: str | None = None
+    slice_mm: float | None = None
     declared: Mapping[str, Any] | None = None
 
 
@@ -82,6 +86,19 @@ class LabelPolicy:
 
 
 @dataclass(frozen=True)
+class MaskSettings:
+    """What masks mean and how volumes become slices; the fields are those of the study's `segmentation`."""
+
+    structures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spacing_mm: float | None = None
+    window: tuple[float, float] | None = None
+    slice_step: int = 1
+    blocks: int = 0
+    block_gap: int = 0
+    max_cases: int = 0
+
+
+@dataclass(frozen=True)
 class PhantomSettings:
     """How many phantom patients to draw (two eyes each), how large (pixels), and from which seed."""
 
@@ -99,7 +116,8 @@ class SourceSettings:
     """What a reader may need; `columns` maps a role (image, patient, label, split, fold) to a column name.
 
     `csv`, `metadata`, `images` and `masks` (folders, where the format has them) are relative to `root`. `labels` are
-    the label columns to use where there are several; `view` is all, frontal or lateral.
+    the label columns to use where there are several; `view` is all, frontal or lateral. `work` is a folder for what a
+    reader converts, since the source is read-only.
     """
 
     root: Path
@@ -113,6 +131,9 @@ class SourceSettings:
     policy: LabelPolicy = field(default_factory=LabelPolicy)
     view: str = "all"
     masks: str | None = None
+    segmentation: MaskSettings = field(default_factory=MaskSettings)
+    work: Path | None = None
+    threads: int = 1
     metadata: str | None = None
 
 

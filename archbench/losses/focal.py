@@ -8,6 +8,7 @@ from archbench.losses.loss import (
     Loss,
     LossFunction,
     LossNumbers,
+    PixelLoss,
     by_class,
     class_weigher,
     class_weights,
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def build_focal(numbers: LossNumbers) -> LossFunction:
+def build_focal(numbers: LossNumbers) -> LossFunction | PixelLoss:
     """Return the focal loss that fits the targets."""
+    if numbers.outputs == "masks":
+        return _pixel_focal(numbers)
     return _binary_focal(numbers) if numbers.outputs == "labels" else _class_focal(numbers)
 
 
@@ -69,8 +72,24 @@ def _binary_focal(numbers: LossNumbers) -> LossFunction:
     return LossFunction(values, unweighted)
 
 
+def _pixel_focal(numbers: LossNumbers) -> PixelLoss:
+    """Return the mean over the pixels of (1 - p_t)^gamma · CE.
+
+    Source:
+        Lin et al., 2017, equation 5 without alpha, with softmax probabilities.
+    """
+    from torch.nn import functional
+
+    def values(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        entropy = functional.cross_entropy(logits, masks, reduction="none", label_smoothing=numbers.label_smoothing)
+        p_true = logits.softmax(dim=1).gather(1, masks[:, None])[:, 0]
+        return ((1 - p_true).clamp_min(0) ** numbers.focal_gamma * entropy).mean(dim=(1, 2))
+
+    return PixelLoss(values)
+
+
 NUMBERS = ("label_smoothing", "focal_gamma", "focal_alpha")
 LOSSES.register(
-    "focal", Loss(build=build_focal, weighted=False, outputs=("classes", "zones", "labels"), numbers=NUMBERS)
+    "focal", Loss(build=build_focal, weighted=False, outputs=("classes", "zones", "labels", "masks"), numbers=NUMBERS)
 )
 LOSSES.register("weighted_focal", Loss(build=build_focal, weighted=True, numbers=NUMBERS))

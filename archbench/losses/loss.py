@@ -28,6 +28,7 @@ class LossNumbers:
         focal_gamma, focal_alpha: Focusing exponent; share of the positive side (labels), None for no balance.
         label_smoothing: Share of the targets that is spread evenly.
         asl_gamma_negative, asl_gamma_positive, asl_clip: Asymmetric loss.
+        tversky_alpha: Weight of false positives; that of misses is 1 - alpha.
         huber_delta: Error from which the Huber loss grows linearly.
         ungradable_weight: Weight of the last class of a zone (ungradable); 0 masks it.
     """
@@ -41,6 +42,7 @@ class LossNumbers:
     asl_gamma_negative: float = 4.0
     asl_gamma_positive: float = 1.0
     asl_clip: float = 0.05
+    tversky_alpha: float = 0.3
     huber_delta: float = 1.0
     ungradable_weight: float = 1.0
 
@@ -76,18 +78,41 @@ class LossFunction:
 
 
 @dataclass(frozen=True)
+class PixelLoss:
+    """A loss of masks, used as a LossFunction is: one cell of weight 1 per image.
+
+    Attributes:
+        values: Of logits (B, K, H, W) and class indices (B, H, W), the value of each image, shape (B,).
+    """
+
+    values: CellFunction
+
+    def cells(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Return the value of each image, shape (B, 1)."""
+        return self.values(logits.float(), masks.long())[:, None]
+
+    def weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return one for each image, float32, shape (B, 1); targets of any shape (B, …)."""
+        return targets.new_ones((len(targets), 1)).float()
+
+    def __call__(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the images."""
+        return self.cells(logits, masks).mean()
+
+
+@dataclass(frozen=True)
 class Loss:
     """A registered loss.
 
     Attributes:
-        build: Called with LossNumbers; returns a LossFunction.
+        build: Called with LossNumbers; returns a LossFunction, or a PixelLoss where the outputs are masks.
         weighted: Whether it uses weights from the training part.
-        outputs: Kinds of outputs that it fits: classes, labels, zones, value.
+        outputs: Kinds of outputs that it fits: classes, labels, zones, value, masks.
         ordered: Whether the classes must have an order.
         numbers: Keys of `training` that decide its value, where they mean something for the outputs.
     """
 
-    build: Callable[[LossNumbers], LossFunction]
+    build: Callable[[LossNumbers], LossFunction | PixelLoss]
     weighted: bool
     outputs: tuple[str, ...] = ("classes", "zones")
     ordered: bool = False

@@ -86,6 +86,7 @@ class Architecture:
         demands: Why it can't start from random or ImageNet weights; empty if it can.
         renames: Pattern and replacement of tensor names in files of other tools.
         requires: Optional Python package that it is built with, and the extra that installs it.
+        masks: Whether it gives logits of every pixel (task segmentation) instead of the picture's.
         dimensions: 2 reads images, or the slices of volumes; 3 reads volumes alone.
     """
 
@@ -106,6 +107,7 @@ class Architecture:
     demands: str = ""
     renames: tuple[tuple[str, str], ...] = ()
     requires: tuple[str, str] | None = None
+    masks: bool = False
     dimensions: int = 2
 
     def cam_layer_at(self, size: int) -> str:

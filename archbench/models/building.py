@@ -88,7 +88,7 @@ class NormalizedNetwork(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K) of pixels 0-255, shape (B, C, image_size, image_size)."""
+        """Return logits (B, K), of segmentation (B, K, H, W), of pixels 0-255, shape (B, C, image_size, image_size)."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"built for {self.image_size} px, got images of shape {tuple(images.shape)}")
         logits: torch.Tensor = self.network(self.normalize(images))
@@ -195,8 +195,8 @@ def build_network(
     in_channels = 1 if whole else in_channels
     network = entry.build(num_classes=num_classes, image_size=image_size, drop_path=drop_path, in_channels=in_channels)
     num_features = getattr(network.get_submodule(entry.head), "in_features", 0)
-    last = replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout)
-    _start_head_small(last)
+    if not entry.masks:
+        _start_head_small(replace_head(network, entry.head, kind=head, hidden=head_hidden, dropout=dropout))
     blocks = () if attention == "none" else (add_attention(network, attention),)
     settings: dict[str, Any] = {"normalization": normalization, "architecture": architecture}
     settings |= {"image_size": image_size, "in_channels": in_channels}

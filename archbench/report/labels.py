@@ -113,6 +113,20 @@ METRIC_LABELS: dict[str, MetricLabel] = {
     "rmse": MetricLabel("RMSE", "root mean squared error", lower_is_better=True, bounds=(0.0, None)),
     "pearson": MetricLabel("Pearson r", "Pearson correlation", chance=0.0, bounds=(-1.0, 1.0)),
     "r2": MetricLabel("R²", "share of variance explained", chance=0.0, bounds=(None, 1.0)),
+    "dice": MetricLabel("Dice", "Dice", "twice the overlap over the sum of both sizes: 1 is perfect, 0 is no overlap"),
+    "iou": MetricLabel("IoU", "intersection over union", "overlap over the union of both masks"),
+    "sensitivity": MetricLabel("Sensitivity", "voxel sensitivity", "share of the true voxels that are found"),
+    "specificity": MetricLabel("Specificity", "voxel specificity", "share of the background that is left out"),
+    "hd95_mm": MetricLabel(
+        "HD95 (mm)",
+        "95 % Hausdorff distance in mm",
+        "95 % of the surface voxels lie closer than this to the other surface; the image diagonal if nothing is found",
+        lower_is_better=True,
+        bounds=(0.0, None),
+    ),
+    "surface_dice": MetricLabel(
+        "Surface Dice", "surface Dice", "share of both surfaces that lie within the tolerance of each other"
+    ),
     "ece": MetricLabel(
         "ECE",
         "expected calibration error",

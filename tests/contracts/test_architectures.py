@@ -32,7 +32,7 @@ from archbench.registry import ARCHITECTURES
 
 NUM_CLASSES = 5
 CPU = torch.device("cpu")
-NAMES = ARCHITECTURES.names()
+NAMES = [name for name in ARCHITECTURES.names() if not ARCHITECTURES.get(name).masks]
 LARGE_PARAMETERS = 30_000_000  # of larger ones no file is written
 # One of each structure; the others' exports, seconds each, are the slow tests: make test-architectures.
 EXPORTED = ("custom1", "efficientnet_b0", "resnet18", "vit_tiny_patch16_224", "timm:mobilenetv3_small_050")

@@ -19,7 +19,7 @@ TARGETS = {
     "labels": torch.tensor([[0.0, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]),
     "value": torch.tensor([[0.5, 1, 2, 3], [0, 0, 1, 1], [2, 1, 0, 1], [3, 3, 1, 0], [1, 2, 1, 2], [0, 1, 0, 1]]),
 }
-KINDS = [(name, kind) for name in LOSSES.names() for kind in LOSSES.get(name).outputs]
+KINDS = [(name, kind) for name in LOSSES.names() for kind in LOSSES.get(name).outputs if kind != "masks"]
 
 
 def build(name: str, kind: str, **numbers: Any) -> LossFunction:

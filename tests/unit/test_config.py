@@ -51,6 +51,14 @@ OTHERS: dict[str, Any] = {
         "masks": "masks",
     },
     "marked": {"format": "phantom_chest", "task": "multilabel", "phantom": {"patients": 40}},
+    "organs": {
+        "format": "image_masks",
+        "root": "data",
+        "images": "images",
+        "masks": "labels",
+        "task": "segmentation",
+        "segmentation": {"structures": {"lung": [1]}, "spacing_mm": 1.0, "window": [-1000, 400], "blocks": 3},
+    },
     "numbers": {"format": "table", "root": "data", "csv": "t.csv", "task": "regression"},
     "equalised": {"format": "aptos", "root": "d", "csv": "t.csv", "classes": GRADES, "preprocessing": {"clahe": 2.0}},
     "volumes": {"format": "ct_rate", "root": "d", "csv": "t.csv", "task": "multilabel", "volumes": {}},
@@ -76,6 +84,8 @@ LEGAL: dict[str, Any] = {
     "datasets.volumes.volumes.hu_window": [-160.0, 240.0],
     "datasets.volumes.volumes.spacing": [1.5, 0.75, 0.75],
     "datasets.zones.preprocessing.mask_focus": "blank",
+    "datasets.organs.segmentation.structures": {"lung": [1], "heart": [2, 3]},
+    "datasets.organs.segmentation.window": [-500, 500],
     "datasets.eyes.columns.image": "path",
     "datasets.eyes.columns.patient": "subject",
     "datasets.eyes.columns.label": "grade",
@@ -122,6 +132,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "gamma_negative": {"loss": "asl", "data": "marked"},
     "gamma_positive": {"loss": "asl", "data": "marked"},
     "clip": {"loss": "asl", "data": "marked"},
+    "tversky_alpha": {"loss": "tversky", "data": "organs"},
     "huber_delta": {"loss": "huber", "data": "numbers"},
     "ungradable_weight": {"data": "zones"},
     "clahe_probability": {"data": "equalised"},
@@ -188,6 +199,7 @@ PLACES = {
     "volumes": "volumes",
     "confounder": "marked",
     "label_noise": "marked",
+    "segmentation": "organs",
 }
 
 
@@ -235,10 +247,12 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
         others = {"datasets": {path[1]: OTHERS[path[1]]}}
     if path[-1] in ("volume_pooling", "slice_input"):
         others = {"datasets__ct": DRAWN_CT}
-    before = parse(base(**copy.deepcopy(others)))
+    masked = path[:2] == ("datasets", "organs")
+    before = parse(with_masks(base(**copy.deepcopy(others))) if masked else base(**copy.deepcopy(others)))
     value = another_value(".".join(path), field.annotation, follow(before, path))
     assert value != follow(before, path)
     changed = base(**copy.deepcopy(others), **{"__".join(path): value})
+    changed = with_masks(changed) if masked else changed
     if path[0] == "training":
         accompany(changed, path[-1], changed["training"])
     if path[-1] == "drop_path":  # the plain CNN has no branches
@@ -252,12 +266,21 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
     assert after.hash != before.hash
 
 
+def with_masks(content: dict[str, Any]) -> dict[str, Any]:
+    """A study of masks has one dataset, and networks for them."""
+    content["models"]["small"]["architecture"] = "unet"
+    content.pop("ensemble", None)
+    return content
+
+
 def accompany(content: dict[str, Any], key: str, training: dict[str, Any]) -> str:
     """Add to a recipe what a key needs beside it, and give it data on which it does something; return their name."""
     companions = dict(COMPANIONS.get(key, {}))
     data = companions.pop("data", None)
     if data:
         content["datasets"] = {data: copy.deepcopy(OTHERS[data])}
+        if data == "organs":
+            with_masks(content)
     training.update(companions)
     return data or "drawn"
 
@@ -968,6 +991,58 @@ def test_external_members_are_found_in_tables_model_folders_and_study_folders(tm
 def test_a_timing_keeps_what_others_are_compared_with(key: str, value: list[Any], words: str) -> None:
     problem = only_problem(base(**{f"inference__{key}": value}))
     assert problem.startswith(f"inference.{key}: ") and words in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"models__small__architecture": "resnet18"}, "resnet18 doesn't serve the task segmentation; use unet"),
+        ({"protocol__seeds": [1, 2]}, "protocol.seeds: segmentation is trained with one seed"),
+        ({"ensemble__candidates": ["greedy"]}, "ensemble: has no effect in a study of segmentation"),
+        ({"explain__cases": 3}, "explain: has no effect in a study of segmentation"),
+        ({"evaluation__isotonic": True}, "evaluation.isotonic: has no effect in a study of segmentation"),
+        ({"training__cutmix": 1.0}, "cutmix: would paste over masks"),
+        ({"training__loss": "bce"}, "'bce' doesn't fit the task segmentation (fitting: dice_ce, focal, tversky)"),
+        ({"training__early_stopping": {"metric": "hd95_mm"}}, "unknown metric 'hd95_mm' for task segmentation"),
+        ({"models__small__attention": "se"}, ".attention: has no effect in a segmentation network"),
+        ({"training__dropout": 0.3}, "training.dropout: has no effect in any model"),
+        ({"datasets__organs__classes": ["a", "b"]}, "classes: has no effect with task segmentation"),
+        ({"datasets__organs__masks": None}, "images and masks: both are needed"),
+        ({"datasets__organs__segmentation": {"structures": {}}}, "segmentation.structures: name the structures"),
+        ({"datasets__organs__segmentation": {"structures": {"a": [1], "b": [1]}}}, "value 1 belongs to two structures"),
+        ({"datasets__organs__segmentation": {"structures": {"a": [1], "b": []}}}, "'b' takes every value"),
+        (
+            {"datasets__organs__segmentation": {"structures": {"a": [1]}, "window": [4, -4]}},
+            "segmentation.window: 4 must be below -4",
+        ),
+        ({"datasets__organs__task": "multilabel"}, "task: format image_masks is for segmentation"),
+        ({"datasets__organs__preprocessing": {"mask_focus": "crop"}}, "the masks are what is to be found"),
+    ],
+)
+def test_what_does_not_go_with_masks(change: dict[str, Any], words: str) -> None:
+    content = with_masks(base(datasets={"organs": copy.deepcopy(OTHERS["organs"])}))
+    for path, value in change.items():
+        *parents, key = path.split("__")
+        follow_block = content
+        for part in parents:
+            follow_block = follow_block.setdefault(part, {})
+        follow_block[key] = value
+    assert any(words in problem for problem in problems_of(content)), problems_of(content)
+
+
+def test_masks_and_labels_are_not_mixed_in_one_study() -> None:
+    content = with_masks(base(datasets__organs=copy.deepcopy(OTHERS["organs"])))
+    assert any("a study of segmentation has one dataset" in problem for problem in problems_of(content))
+    assert any("unet doesn't serve a task without masks" in text for text in problems_of(with_masks(base())))
+
+
+def test_the_root_inside_a_package_is_found_or_named() -> None:
+    organs = copy.deepcopy(OTHERS["organs"]) | {"root": "package:nibabel/tests", "images": "data", "masks": "nowhere"}
+    content = with_masks(base(datasets={"organs": organs}))
+    (problem,) = problems_of(content, check_files=True)
+    assert problem.startswith("datasets.organs.masks: no '") and "nibabel" in problem
+    organs["root"] = "package:no_such_package/data"
+    assert "is in no installed package" in problems_of(content, check_files=True)[0]
 
 
 def volumes_study() -> dict[str, Any]:

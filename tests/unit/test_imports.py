@@ -18,6 +18,8 @@ NUMERICS = ("archbench.resampling",)  # arrays in, arrays out: nothing of ours i
 CONFIGURATION = (
     "archbench.tasks",
     "archbench.artifacts",
+    "archbench.mask_files",
+    "archbench.mask_pairs",
     "archbench.checksums",
     "archbench.hub",
     "archbench.settings",
@@ -55,8 +57,12 @@ SHARED = (
     "archbench.features",
     "archbench.training_epoch",
     "archbench.training_setup",
+    "archbench.mask_validation",
     "archbench.training_state",
     "archbench.training",
+    "archbench.mask_stacks",
+    "archbench.mask_checks",
+    "archbench.mask_measurement",
     "archbench.volume_cache",
     "archbench.cases",
     "archbench.starting",
@@ -110,6 +116,10 @@ SHARED = (
     "archbench.ensemble_diagnostics",
     "archbench.ensemble_choice",
     "archbench.ensemble_record",
+    "archbench.comparison",
+    "archbench.mask_evaluation",
+    "archbench.mask_summary",
+    "archbench.mask_parity",
 )
 STAGES = (
     "archbench.preparation",
@@ -123,7 +133,7 @@ STAGES = (
     "archbench.onnx_variants",
     "archbench.inference_timing",
     "archbench.ensemble",
-    "archbench.comparison",
+    "archbench.mask_prediction",
     "archbench.report",
 )
 BOARDS = ("archbench.leaderboard",)  # over finished studies: compares and shows them as the stages do
@@ -151,6 +161,8 @@ TORCH_FREE = (
     ),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
+    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_stacks"),
+    *("mask_evaluation", "mask_summary", "mask_parity"),
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checksums", "interruption", "gpu_slots", "cache_folder", "volume_cache"),

@@ -14,7 +14,9 @@ from archbench.config import read_yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The default study runs whole in CI.
-READY = sorted(path.name for path in (CHECKOUT / "config").glob("*.yaml") if path.name != "config.yaml")
+OF_MASKS = ("phantom_segmentation.yaml", "ct_structures.yaml")
+OTHERS = ("config.yaml", *OF_MASKS)
+READY = sorted(path.name for path in (CHECKOUT / "config").glob("*.yaml") if path.name not in OTHERS)
 # Processes of torch start slowly; other tests time them.
 QUICK_TIMING = {
     "batch_sizes": [1],
@@ -96,6 +98,36 @@ def check_volumes(folder: Path, explained: list[dict], page: str) -> None:
     assert exported["passed"] and exported["variants"][0]["inputs"]["shape"][0] == explained[0]["n_slices"]
     timing = json.loads((folder / "timing.json").read_text())
     assert timing["models"]["tiny0"]["slices"] == explained[0]["n_slices"]
+
+
+def test_a_study_of_masks_runs(workflow):
+    content = read_yaml(CHECKOUT / "config" / "ct_structures.yaml")
+    ((dataset, entry),) = content["datasets"].items()
+    entry["root"] = str(workflow.folder / "data")
+    write_source(workflow.folder / "data", entry)
+    content["training"] |= {"epochs": 2}
+    content["models"] = {f"tiny{k}": {"architecture": "unet", "image_size": 32} for k in range(2)}
+    content |= {"protocol": {"kind": "holdout"}, "inference": QUICK_TIMING, "compute": {"device": "cpu"}}
+    content |= {"evaluation": {"resamples": 200, "comparison_resamples": 200}, "audit": {"near_duplicates": "off"}}
+    (workflow.folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    workflow.snakemake("--cores", "2", "--configfile", "small.yaml")
+    study = workflow.folder / "results" / content["study"]
+    summary = json.loads((study / "results.json").read_text())
+    assert summary["order"] and set(summary["models"]) == {"tiny0", "tiny1"}
+    dice = summary["models"]["tiny0"]["structures"][summary["structures"][0]]["dice"]
+    assert 0 <= dice["low"] <= dice["value"] <= dice["high"] <= 1
+    with open(study / dataset / "masks" / "per_case.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    n_structures = len(summary["structures"]) - (len(summary["structures"]) > 1)
+    assert summary["size_unit"] == "mm3" and summary["n_cases"] == 2  # a fifth of 8 blocks
+    assert len(rows) == 2 * n_structures * summary["n_cases"] and float(rows[0]["inference_seconds"]) > 0
+    export = json.loads((study / dataset / "tiny0" / "export.json").read_text())
+    quality = export["variants"][0]["quality"]
+    assert export["passed"] and quality["metric"] == "dice" and quality["non_inferior"] is not False
+    page = (study / "report.html").read_text()
+    for words in ("Training, export and speed", "Empty masks", "Best, median and worst", "Calibration, decision"):
+        assert words in page
+    assert workflow.planned("--configfile", "small.yaml") == {}
 
 
 def test_a_regression_runs(workflow):

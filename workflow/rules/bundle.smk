@@ -45,8 +45,4 @@ rule write_bundle:
 # snakemake bundle: the chosen models (bundle.models; default: all, the ensemble included).
 rule bundle:
     input:
-        expand(
-            f"{MODEL}/bundle-{STUDY.bundle.precision}.zip",
-            dataset=STUDY.bundle.datasets or DATASETS,
-            model=STUDY.bundle.models or rated_models(),
-        ),
+        bundles,

@@ -28,6 +28,7 @@ if not os.path.exists(STUDY_FILE):
     write_json(STUDY_FILE, STUDY.model_dump())
 
 DATASETS = list(STUDY.datasets)
+SEGMENTATION = any(entry.task == "segmentation" for entry in STUDY.datasets.values())
 MODELS = list(STUDY.models)
 TRAINED = [name for name in MODELS if STUDY.models[name].checkpoint is None]
 SEEDS = STUDY.protocol.seeds
@@ -186,6 +187,7 @@ def data_settings(w):
                 *("crop_border", "clahe", "normalization"),
                 *("center_crop", "mask_focus"),
             },
+            "segmentation": {"tolerance_mm"},
             "volumes": {"hu_window", "spacing", "slices"},
         }
     )
@@ -193,7 +195,7 @@ def data_settings(w):
     dataset = {
         key: value
         for key, value in dataset.items()
-        if value is not None or key not in ("volumes", "metadata")
+        if value is not None or key not in ("volumes", "metadata", "segmentation")
     }
     return settings_hash(
         [
@@ -323,6 +325,19 @@ def timing_entries(w):
     ]
 
 
+def bundles(w):
+    """The zip of every model that is to be deployed."""
+    if SEGMENTATION:
+        raise WorkflowError(
+            "a bundle holds a network for pictures: of segmentation take model.onnx"
+        )
+    return expand(
+        f"{MODEL}/bundle-{STUDY.bundle.precision}.zip",
+        dataset=STUDY.bundle.datasets or DATASETS,
+        model=STUDY.bundle.models or rated_models(),
+    )
+
+
 def bundled_models(w):
     """Models whose networks the bundle of a model or the ensemble may need."""
     return MODELS if w.model == "ensemble" else [w.model]
@@ -352,6 +367,24 @@ def bundle_inputs(w):
 def timing_settings():
     """What a timing depends on beside its files; the budget only asks something of the result."""
     return STUDY.inference.model_dump(exclude={"budget_ms"})
+
+
+def tolerance_of(dataset):
+    """Tolerance of surface Dice, mm; None: the default of a phantom."""
+    given = STUDY.datasets[dataset].segmentation
+    return given and given.tolerance_mm
+
+
+def mask_report_inputs(w):
+    """What the page of a segmentation study shows beside the masks."""
+    exports = expand(
+        f"{RESULTS}/{{dataset}}/{{model}}/export.json", dataset=DATASETS, model=MODELS
+    )
+    return exports + expand(
+        f"{RESULTS}/{{dataset}}/{{file}}",
+        dataset=DATASETS,
+        file=["timing.json", "data/audit.json"],
+    )
 
 
 FIGURES = {

@@ -9,6 +9,7 @@ from archbench.container import (
     lock_hash,
     run_arguments,
 )
+from archbench.dataset_checks import PACKAGE
 
 LOCK_FILE = os.path.join(workflow.basedir, "requirements.lock")
 IMAGE_GUARD = ""  # with its braces doubled, as shell.prefix wants them
@@ -35,7 +36,12 @@ def data_paths():
         repository = model.architecture.removeprefix("hf:")
         if repository != model.architecture and hub.is_folder(repository):
             paths[f"models.{name}.architecture"] = repository
-    return {key: path for key, path in paths.items() if path is not None}
+    # What lies in a package comes from the image's packages.
+    return {
+        key: path
+        for key, path in paths.items()
+        if path is not None and not path.startswith(PACKAGE)
+    }
 
 
 if CONTAINED:

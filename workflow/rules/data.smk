@@ -14,6 +14,7 @@ rule prepare_dataset:
         runtime=grow(120),
     params:
         phantom=f"{DATA}/phantom",
+        work=f"{DATA}/converted",
         settings=data_settings,
         code=lambda w: fingerprint(
             "prepare_dataset", components_of(dataset=STUDY.datasets[w.dataset].format)
@@ -23,7 +24,7 @@ rule prepare_dataset:
     shell:
         "python $SCRIPTS/prepare_dataset.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {output.manifest} --folds {output.folds} --audit {output.audit}"
-        " --phantom-dir {params.phantom} --code {params.code} 2>&1 | tee {log}"
+        " --phantom-dir {params.phantom} --work-dir {params.work} --code {params.code} 2>&1 | tee {log}"
 
 
 rule cache_images:

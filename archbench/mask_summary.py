@@ -1,0 +1,78 @@
+"""Tools or models whose masks are compared: metrics, detection, paired tests, in the form that the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from archbench.comparison import compare_scores
+from archbench.mask_evaluation import draw_patients, structures_of, summarise, tool_scores
+from archbench.mask_measurement import CaseResult, size_unit
+from archbench.metrics.segmentation import MASK_METRICS
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals and tests are made.
+
+    Attributes:
+        resamples, comparison_resamples: Patient draws of intervals, and of tests.
+        confidence: Level of the intervals.
+        delta: Margin of equivalence in Dice; None: the default.
+        folds: Fold in which each case was tested; None draws all patients together.
+    """
+
+    resamples: int
+    comparison_resamples: int
+    confidence: float
+    seed: int
+    delta: float | None = None
+    folds: Mapping[str, int] | None = None
+
+
+def mask_summary(
+    results: Sequence[CaseResult], drawing: Resampling, *, failed: Mapping[str, int], total: int
+) -> dict[str, Any]:
+    """Return what summary.json says of the scores, and of every pair by structure and metric.
+
+    Args:
+        failed: Cases of each tool that can't be scored because of its own files or the truth's.
+        total: Cases that were to be scored.
+    """
+    drawn = draw_patients(results, resamples=drawing.resamples, seed=drawing.seed, folds=drawing.folds)
+    structures = structures_of(results)
+    pairs = compare_all(results, structures, drawing)
+    primary = pairs[structures[0]]["dice"]
+    return {
+        "n_cases": len(results),
+        "n_patients": len(drawn.weights),
+        "size_unit": size_unit(results),
+        "structures": structures,
+        "order": [row["model"] for row in primary["models"]],
+        "models": summarise(results, failed=failed, total=total, drawn=drawn, confidence=drawing.confidence),
+        "comparison": {"dice": primary},
+        "pairs": {of: {name: found["pairs"] for name, found in by.items()} for of, by in pairs.items()},
+        "warnings": list(primary["warnings"]),
+    }
+
+
+def compare_all(
+    results: Sequence[CaseResult], structures: Sequence[str], drawing: Resampling
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return every pair of tools by structure and metric, on the same resampled patients."""
+    drawn = draw_patients(results, resamples=drawing.comparison_resamples, seed=drawing.seed, folds=drawing.folds)
+    return {
+        structure: {
+            name: compare_scores(
+                tool_scores(results, structure=structure, metric=name, drawn=drawn),
+                primary=name,
+                metric=metric,
+                confidence=drawing.confidence,
+                delta=drawing.delta,
+                warnings=[],
+            )
+            for name, metric in MASK_METRICS.items()
+        }
+        for structure in structures
+    }

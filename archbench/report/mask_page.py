@@ -1,0 +1,148 @@
+"""The page about given masks: which tool is best, by how much, and what its best and worst masks look like."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archbench.report.figures import Panel, Picture, line_styles, render
+from archbench.report.labels import format_interval, format_value
+from archbench.report.mask_pictures import COLOURS
+from archbench.report.mask_study import MaskStudy
+from archbench.report.mask_tables import detection_table, pairs_table, results_table, success_table
+from archbench.report.page import TEMPLATES
+
+GIVEN = (
+    "Masks were paired with the truth by exact case id. Inference seconds and memory of the tools are not known here: "
+    "the masks were given.",
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+
+def render_mask_page(
+    summary: Mapping[str, Any],
+    overlays: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    study: MaskStudy | None = None,
+) -> str:
+    """Return the page as HTML; every text from data is escaped by the template.
+
+    Args:
+        summary: The content of summary.json.
+        overlays: tool, kind, case, dice, file and note of each picture.
+        folder: Where the pictures lie.
+        study: Of models that were trained here; None for given masks.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    first, *others = summary["structures"]
+    return str(
+        environment.get_template("masks.html.j2").render(
+            summary=summary,
+            answer=answer(summary),
+            methods=[*(study.methods if study else GIVEN), *methods(summary["settings"])],
+            study=study,
+            forest=render(forest_panel(summary)),
+            results=results_table(summary, first, caption=_caption(summary, first)),
+            by_label=[results_table(summary, name, caption=_caption(summary, name)) for name in others],
+            pairs=pairs_table(summary),
+            detection=detection_table(summary),
+            success=success_table(summary),
+            overlays=[
+                {"tool": tool, "pictures": [_picture(entry, folder) for entry in overlays if entry["tool"] == tool]}
+                for tool in summary["order"]
+            ],
+            notes=[entry["note"] for entry in overlays if entry["note"]],
+            colours=COLOURS,
+            css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        )
+    )
+
+
+def _caption(summary: Mapping[str, Any], structure: str) -> str:
+    level = f"{100 * summary['settings']['confidence']:g} %"
+    return f"{structure}: mean over patients, with {level} intervals from redrawn patients."
+
+
+def answer(summary: Mapping[str, Any]) -> list[str]:
+    """The result in sentences: the best by mean Dice, and what can be told apart from it."""
+    structure, comparison = summary["structures"][0], summary["comparison"]["dice"]
+    best = comparison["best"]
+    record = summary["models"][best]["structures"][structure]["dice"]
+    if record["value"] is None:
+        return [f"No Dice is defined: {record['reason']}."]
+    sentences = [f"{best}: mean Dice {format_interval(record)} over {record['n_patients']} patients ({structure})."]
+    for pair in comparison["pairs"]:
+        if pair["a"] == best:
+            difference = format_interval({**pair, "value": pair["difference"]})
+            sentences.append(f"Against {pair['b']}: {difference}, {pair['verdict']}.")
+    return sentences
+
+
+def forest_panel(summary: Mapping[str, Any]) -> Panel:
+    """Mean Dice of each tool and structure with its interval, best tool on top."""
+    tools, structures = summary["order"], summary["structures"]
+    styles = line_styles(structures)
+    offsets = {name: 0.62 * ((k + 0.5) / len(structures) - 0.5) for k, name in enumerate(structures)}
+
+    def draw(figure: FigureBase) -> None:
+        axes = figure.subplots()
+        for name in structures:
+            for row, tool in enumerate(tools):
+                record = summary["models"][tool]["structures"][name]["dice"]
+                if record["value"] is not None:
+                    at, style = row + offsets[name], styles[name]
+                    if record["low"] is not None:
+                        axes.plot([record["low"], record["high"]], [at, at], color=style.color, lw=1.6)
+                    axes.plot(record["value"], at, style.marker, color=style.color, ms=5, label="_")
+            axes.plot([], [], styles[name].marker, color=styles[name].color, label=name)
+        axes.set_yticks(range(len(tools)), tools)
+        axes.set_ylim(len(tools) - 0.4, -0.6)
+        axes.set_xlabel("mean Dice over patients")
+        axes.grid(axis="x", color="#d9d9d9", lw=0.6)
+        if len(structures) > 1:
+            figure.legend(loc="outside upper center", ncols=min(4, len(structures)))
+
+    values = (f"{tool} {format_value(_dice(summary, tool, structures[0]))}" for tool in tools)
+    height = 1.1 + len(tools) * (0.3 + 0.13 * len(structures)) + 0.25 * (len(structures) > 1)
+    return Panel("Mean Dice", f"Mean Dice with intervals: {', '.join(values)}.", draw, width=6.4, height=height)
+
+
+def _dice(summary: Mapping[str, Any], tool: str, structure: str) -> float | None:
+    value: float | None = summary["models"][tool]["structures"][structure]["dice"]["value"]
+    return value
+
+
+def _picture(entry: Mapping[str, Any], folder: Path) -> Picture:
+    encoded = base64.b64encode((folder / entry["file"]).read_bytes()).decode()
+    title = f"{entry['kind']}: {entry['case']}, Dice {format_value(entry['dice'])}"
+    alt = f"Masks of {entry['tool']} and the truth, {title}."
+    return Picture(f"data:image/png;base64,{encoded}", alt, title, 0, 0)
+
+
+def methods(settings: Mapping[str, Any]) -> list[str]:
+    """How the numbers were made, in sentences."""
+    return [
+        "Masks were compared with the truth voxel by voxel. A case's value over all "
+        "labels is the mean over the labels with a value, a patient's the mean over the cases, and the result the "
+        "mean over the patients.",
+        "Truth and prediction empty: Dice, IoU, sensitivity and distances are undefined and the case is a true "
+        "negative of the detection table. Truth empty only: undefined, and a false positive with its size. "
+        "Prediction empty only: Dice, IoU, sensitivity and surface Dice are 0 and HD95 is the diagonal of the image.",
+        f"HD95 and surface Dice (tolerance {settings['tolerance_mm']:g} mm, boundary elements weighed by area) are "
+        "those of MONAI, with exact distances; HD95 is the larger of the two directed 95 % quantiles over boundary "
+        "voxels.",
+        f"Intervals are percentiles of {settings['resamples']} draws of the patients, p values of "
+        f"{settings['comparison_resamples']} draws that all tools share, corrected after Holm over all pairs. "
+        "Dice is the primary metric; only it has a verdict. Differences that are not significant are not called equal.",
+    ]
