@@ -37,12 +37,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, *targets: str) -> subprocess.Popen[str]:
+    alone = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.Popen(
         [folder / ".ci" / "side_by_side", *targets],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "GRACE_S": "2"},
+        env={**alone, "GRACE_S": "2"},
     )
 
 
