@@ -44,8 +44,6 @@ def start(folder: Path, *targets: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**alone, "GRACE_S": "2"},
-        # A shell in the background ignores SIGINT, and what it starts inherits that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
