@@ -49,6 +49,8 @@ def small(content: dict, folder: Path) -> dict:
         }
         for k, recipe in enumerate(recipes)
     }
+    if "members" in content.get("ensemble", {}):
+        content["ensemble"]["members"] = list(content["models"])
     content |= {"protocol": {"kind": "holdout", "seeds": [3]}, "explain": {"cases": 8}}
     content |= {"inference": QUICK_TIMING, "compute": {"device": "cpu"}}
     return content | {
