@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -117,23 +118,24 @@ def _uniform(n: int, bound: float, generator: torch.Generator) -> torch.Tensor:
     return (2 * torch.rand(n, generator=generator) - 1) * bound
 
 
-def _signs(n: int, active: bool, generator: torch.Generator) -> torch.Tensor:
-    signs = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    return signs if active else torch.ones(n)
-
-
 def _draw_grid(images: torch.Tensor, bounds: Strength, flips: str, generator: torch.Generator) -> torch.Tensor:
     """Draw where each pixel of each image is taken from, shape (B, H, W, 2)."""
     n = len(images)
-    angle = _uniform(n, math.radians(bounds.rotation_deg), generator)
-    zoom = 1 + _uniform(n, bounds.scale, generator)
-    horizontal = _signs(n, flips in ("horizontal", "both"), generator)
-    vertical = _signs(n, flips == "both", generator)
-    shift_x, shift_y = _uniform(n, 2 * bounds.shift, generator), _uniform(n, 2 * bounds.shift, generator)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    entries = [horizontal * cos, -horizontal * sin, shift_x, vertical * sin, vertical * cos, shift_y]
-    matrices = torch.stack(entries, dim=1).view(n, 2, 3).to(images.device)
-    return _affine_grid(matrices, height=images.shape[2], width=images.shape[3])
+    draws = torch.rand(6, n, generator=generator).numpy()  # on so few numbers NumPy is quicker than torch
+    angle = (2 * draws[0] - 1) * np.float32(math.radians(bounds.rotation_deg))
+    zoom = 1 + (2 * draws[1] - 1) * np.float32(bounds.scale)
+    horizontal, vertical = (np.where(draw < 0.5, np.float32(-1), np.float32(1)) for draw in draws[2:4])
+    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
+    matrices = np.empty((n, 2, 3), dtype=np.float32)
+    matrices[:, 0, 0], matrices[:, 0, 1] = cos, -sin
+    matrices[:, 1, 0], matrices[:, 1, 1] = sin, cos
+    if flips in ("horizontal", "both"):
+        matrices[:, 0] *= horizontal[:, None]
+    if flips == "both":
+        matrices[:, 1] *= vertical[:, None]
+    matrices[:, :, 2] = ((2 * draws[4:6] - 1) * np.float32(2 * bounds.shift)).T
+    grid = torch.from_numpy(matrices).to(images.device)
+    return _affine_grid(grid, height=images.shape[2], width=images.shape[3])
 
 
 def _affine_grid(matrices: torch.Tensor, *, height: int, width: int) -> torch.Tensor:

@@ -77,6 +77,7 @@ class Trainer:
         forward: The network, compiled if asked for.
         stages: Its parameters from input to head.
         sampling: Probability of each training case; None draws each once per epoch.
+        case_weights: Weight of each training case in the loss, summed over its cells, shape (N, 1).
     """
 
     network: nn.Module
@@ -89,6 +90,7 @@ class Trainer:
     loss: LossFunction | PixelLoss
     data: TrainingData
     sampling: np.ndarray | None
+    case_weights: torch.Tensor
     settings: Training
     seed: int
     device: torch.device
@@ -169,7 +171,9 @@ def _update(
     targets = [torch.from_numpy(trainer.data.train_targets[p]).float().to(trainer.device) for p in passes]
     size, mixing = trainer.data.size, {"mixup": settings.mixup, "cutmix": settings.cutmix}
     mixes = [draw_mix(len(p), **mixing, size=size, generator=draws) for p in passes]
-    weight = torch.stack([blend(m, loss.weights, t).sum() for m, t in zip(mixes, targets, strict=True)]).sum()
+    places = [torch.from_numpy(p).to(trainer.device) for p in passes]
+    weights = [blend(m, trainer.case_weights.__getitem__, p).sum() for m, p in zip(mixes, places, strict=True)]
+    weight = weights[0] if len(weights) == 1 else torch.stack(weights).sum()
     total = torch.zeros((), device=trainer.device)
     optimizer.zero_grad(set_to_none=True)
     for positions, mix, target in zip(passes, mixes, targets, strict=True):

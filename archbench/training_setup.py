@@ -50,6 +50,8 @@ def prepare(
     stages = stages_of(network)
     averaged = copy.deepcopy(network)
     balanced = settings.sampler == "balanced"
+    loss = _build_loss(data, weights, settings, device)
+    targets = torch.from_numpy(data.train_targets).float().to(device)
     return Trainer(
         network=network,
         averaged=averaged,
@@ -58,11 +60,12 @@ def prepare(
         stages=stages,
         optimizer=build_optimizer(stages, settings),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        loss=_build_loss(data, weights, settings, device),
+        loss=loss,
         data=data,
         sampling=sampling_weights(data.train_targets, outputs=data.outputs, num_classes=data.num_classes)
         if balanced
         else None,
+        case_weights=loss.weights(targets).flatten(1).sum(dim=1, keepdim=True),
         settings=settings,
         seed=seed,
         device=device,
