@@ -7,6 +7,7 @@ dynamically, their matrix products alone, since one outlier token stretches the 
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,15 @@ def calibration_rows(rows: np.ndarray, patients: np.ndarray, *, n: int, seed: in
         turns[index] = seen[patient] = seen.get(patient, -1) + 1
     chosen = order[np.argsort(turns[order], kind="stable")][:n]
     return np.sort(rows[chosen])
+
+
+def activation_type() -> str:
+    """Name of ONNX Runtime's type for activations of a static int8 network: unsigned on x86-64, signed elsewhere.
+
+    The dot products of x86-64 (VNNI) take an unsigned and a signed factor; two signed ones cost a conversion: 15.1
+    instead of 5.6 ms for a ResNet-18 at 224 px, more than fp32.
+    """
+    return "QUInt8" if platform.machine().lower() in ("x86_64", "amd64") else "QInt8"
 
 
 def is_transformer(path: Path) -> bool:
@@ -139,7 +149,7 @@ class Quantizer:
             op_types_to_quantize=list(STATIC_OPS),
             nodes_to_quantize=nodes,
             per_channel=True,
-            activation_type=QuantType.QInt8,
+            activation_type=QuantType[activation_type()],
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=self._external,

@@ -12,7 +12,7 @@ from torch import nn
 
 from archbench.onnx_runner import InputForm
 from archbench.onnx_session import make_session
-from archbench.quantization import Quantizer, calibration_rows, is_transformer, to_fp16
+from archbench.quantization import Quantizer, activation_type, calibration_rows, is_transformer, to_fp16
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 
@@ -98,8 +98,21 @@ def test_convolutions_are_quantised_statically_and_per_channel(
     assert sorted(sizes.values())[-1] == 8, "a scale per channel"
     weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
     assert len(weights) == 3
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    points = {kinds[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert points == {onnx.TensorProto.UINT8 if activation_type() == "QUInt8" else onnx.TensorProto.INT8}
     gap = np.abs(logits_of(first.path, images) - logits_of(exported, images)).max()
     assert 0 < gap < np.abs(logits_of(exported, images)).max()
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"), [("x86_64", "QUInt8"), ("AMD64", "QUInt8"), ("aarch64", "QInt8"), ("arm64", "QInt8")]
+)
+def test_activations_are_what_the_processor_multiplies(
+    machine: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert activation_type() == expected
 
 
 def test_the_node_that_suffers_most_is_left_out_first(exported: Path, images: np.ndarray, tmp_path: Path) -> None:
