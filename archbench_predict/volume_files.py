@@ -43,11 +43,6 @@ class StoredVolume:
     notes: tuple[str, ...] = ()
 
 
-def is_volume_file(path: str | Path) -> bool:
-    """Whether a file's name is that of a volume."""
-    return str(path).lower().endswith(SUFFIXES)
-
-
 def stored_volume(path: Path, *, max_voxels: int) -> StoredVolume:
     """The volume in a file.
 
