@@ -65,7 +65,7 @@ def fingerprint_files(script: Path, components: Iterable[tuple[Path, str]] = (),
     queue = list(trees.values())
     while queue:
         for module in sorted(_imports(queue.pop(), root)):
-            if module not in trees and module not in EXCLUDED:
+            if module not in trees and not _is_configuration(module):
                 trees[module] = _parse(_module_path(module, root))
                 queue.append(trees[module])
     digest = hashlib.sha256()
@@ -134,6 +134,10 @@ def _imports(tree: ast.Module, root: Path) -> frozenset[str]:
             if name.partition(".")[0] in (PACKAGE, RUNNER) and _module_path(name, root).is_file():
                 found.add(name)
     return frozenset(found)
+
+
+def _is_configuration(module: str) -> bool:
+    return ".".join(module.split(".")[:2]) in EXCLUDED
 
 
 def _module_path(module: str, root: Path = ROOT) -> Path:

@@ -174,7 +174,17 @@ def test_type_checking_blocks_dont_count(checkout: Checkout) -> None:
 
 def test_configuration_code_doesnt_count(checkout: Checkout) -> None:
     assert checkout.append("archbench/config.py", "\n\nEXTRA = 1\n") == set()
-    assert checkout.replace("archbench/settings.py", "Field(30, ge=1", "Field(31, ge=1") == set()
+    assert checkout.replace("archbench/settings/training.py", "Field(30, ge=1", "Field(31, ge=1") == set()
+
+
+@pytest.mark.parametrize("imported", ["archbench.settings", "archbench.settings.training"])
+def test_configuration_code_doesnt_count_where_it_is_imported(checkout: Checkout, imported: str) -> None:
+    script = checkout.folder / "scripts" / "asker.py"
+    script.write_text(f"from {imported} import Training\n", encoding="utf-8")
+    before = fingerprint_files(script, root=checkout.folder)
+    checkout.append("archbench/settings/training.py", "\n\nEXTRA = 1\n")
+    checkout.append("archbench/settings/__init__.py", "\n\nEXTRA = 1\n")
+    assert fingerprint_files(script, root=checkout.folder) == before
 
 
 def test_an_unregistered_name_is_an_error() -> None:
