@@ -195,12 +195,12 @@ def plant_nodule(body: Body, rng: np.random.Generator) -> None:
 
 
 def plant_emphysema(body: Body, rng: np.random.Generator) -> None:
-    """Holes of air in the upper half of both lungs."""
+    """Bullae, large holes of air, in the upper half of both lungs."""
     for side in (0, 1):
         weight = np.zeros_like(body.units)
-        for _ in range(int(rng.integers(22, 36))):
+        for _ in range(int(rng.integers(18, 28))):
             z, y, x = _place(body, rng, side=side, reach=0.85)
-            radius = rng.uniform(7, 13)
+            radius = rng.uniform(10, 18)
             upper = (abs(z - body.middles[side][0]) + body.middles[side][0], y, x)
             body.add_ball(weight, upper, radius)
         body.plant("Emphysema", weight * body.lungs[side], rng.uniform(-995, -975))

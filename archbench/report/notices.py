@@ -46,7 +46,7 @@ def _dataset_warnings(dataset: DatasetResult) -> list[Notice]:
         found.append(
             Notice(
                 "Phantom data",
-                "The images were drawn by the program, with lesions that define the grade. "
+                "The data were drawn by the program, with planted findings that define the truth. "
                 "The result shows that the pipeline works; it says nothing about patients.",
             )
         )
