@@ -12,14 +12,20 @@ config/ct_rate.yaml; flags change them.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from archbench.command_line import run
 from archbench.config import ConfigError, Study, parse_study, read_yaml
+from archbench.front_end import (
+    absolute_weights,
+    add_run_flags,
+    flags_parser,
+    run_command,
+    save_study,
+    set_run_settings,
+    snakemake_command,
+)
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BASE_STUDY = CHECKOUT / "config" / "ct_rate.yaml"
@@ -43,20 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     out_dir = arguments.out_dir.resolve()
     if arguments.mode in ("train", "both"):
-        study = _new_study(arguments, out_dir)
+        study_file = out_dir / STUDY_FILE
+        study = save_study(build_study(arguments), study_file, source=SOURCE, resume=arguments.resume)
     else:
         study = _trained_study(arguments, out_dir)
     if arguments.mode == "predict":
         return _predict(arguments, study, out_dir)
     targets = checkpoints(study) if arguments.mode == "train" else []
-    return _run(snakemake_command(arguments, out_dir, targets))
+    return _run(arguments, out_dir, targets)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = flags_parser(__doc__)
     add = parser.add_argument
     add("--mode", choices=["train", "evaluate", "both", "predict"], default="both", help="default: both")
     _add_data(parser.add_argument_group("data"))
@@ -64,11 +69,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--input", nargs="+", help="predict: volumes, folders or tables (NIfTI, .mha, slices.csv)")
     add("--output", type=Path, help="predict: challenge JSON to write; .csv or .jsonl: with the 5 likeliest findings")
     add("--bundle", help="predict: model of the study, or ensemble (default: its only model, or the ensemble)")
-    add("--out-dir", type=Path, default=Path(), help="results/ is made in here (default: the working directory)")
-    add("--log-dir", type=Path, help="folder of the job logs (default: logs in --out-dir)")
-    add("--resume", action="store_true", help="train, both: go on with results that lie in --out-dir already")
-    add("--num-workers", type=int, help="CPU cores to use, for reading and for jobs side by side (default: all)")
-    add("--dry-run", action="store_true", help="only show what would be run")
+    add_run_flags(parser)
     arguments = parser.parse_args(argv)
     problem = mode_problem(arguments)
     if problem:
@@ -146,9 +147,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
     names = STRATEGIES.get(arguments.strategy or "", ())
     study["models"] = {name: study["models"][name] for name in names} or own
     study["ensemble"] = {"candidates": ["mean", "logistic"] if len(names) > 1 else []}
-    study["compute"]["gpus"] = 0  # of a scheduler; a local GPU is found by itself
-    if arguments.log_dir is not None:
-        study["compute"]["log_dir"] = str(arguments.log_dir.resolve())
+    set_run_settings(study, arguments.log_dir)
     if arguments.folds is not None:
         study["protocol"]["folds"] = arguments.folds
     _set_data(study["datasets"][DATASET], arguments)
@@ -175,13 +174,14 @@ def _set_data(dataset: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def _set_model(model: dict[str, Any], arguments: argparse.Namespace) -> None:
     training = model.setdefault("training", {})
-    weights = arguments.weights
-    kind, _, file = (weights or "").partition(":")
-    if kind == "file" and file:  # Snakemake runs in --out-dir
-        weights = f"file:{Path(file).resolve()}"
-    keys = {"architecture": arguments.model, "weights": weights, "image_size": arguments.image_size}
-    keys |= {"attention": arguments.use_attention, "volume_pooling": arguments.volume_pooling}
-    keys["slice_input"] = arguments.slice_input
+    keys = {
+        "architecture": arguments.model,
+        "weights": absolute_weights(arguments.weights),
+        "image_size": arguments.image_size,
+        "attention": arguments.use_attention,
+        "volume_pooling": arguments.volume_pooling,
+        "slice_input": arguments.slice_input,
+    }
     model |= {key: value for key, value in keys.items() if value is not None}
     if arguments.use_advanced_aug:
         training |= ADVANCED
@@ -226,31 +226,10 @@ def checkpoints(study: Study) -> list[str]:
     ]
 
 
-def snakemake_command(arguments: argparse.Namespace, out_dir: Path, targets: list[str]) -> list[str]:
-    """Return the Snakemake call that makes files of the study in a folder; without targets the report."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--directory", str(out_dir), "--cores", str(arguments.num_workers or "all")]
-    command += ["--configfile", str(out_dir / STUDY_FILE), *(["--dry-run"] if arguments.dry_run else [])]
-    return [*command, *(["--", *targets] if targets else [])]
-
-
-def _run(command: list[str]) -> int:
-    print(" ".join(command), file=sys.stderr, flush=True)
-    return subprocess.run(command, check=False).returncode
-
-
-def _new_study(arguments: argparse.Namespace, out_dir: Path) -> Study:
-    study = build_study(arguments)
-    checked = parse_study(study, source=SOURCE)
-    finished = out_dir / "results" / checked.study
-    if finished.exists() and not arguments.resume:
-        problem = f"--out-dir: {finished} holds results already; pass --resume to go on there, or name another folder"
-        raise ConfigError(SOURCE, [problem])
-    out_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(study, indent=2) + "\n"
-    (out_dir / STUDY_FILE).write_text(text, encoding="utf-8")
-    print(text, file=sys.stderr)
-    return checked
+def _run(arguments: argparse.Namespace, out_dir: Path, targets: list[str]) -> int:
+    """Make files of the study of a folder; without targets the report."""
+    study_file, cores = out_dir / STUDY_FILE, arguments.num_workers
+    return run_command(snakemake_command(study_file, cores=cores, dry_run=arguments.dry_run, targets=targets))
 
 
 def _trained_study(arguments: argparse.Namespace, out_dir: Path) -> Study:
@@ -273,7 +252,7 @@ def _predict(arguments: argparse.Namespace, study: Study, out_dir: Path) -> int:
     if model not in known:
         raise ConfigError(SOURCE, [f"--bundle: no model '{model}' in this study ({', '.join(known)})"])
     bundle = f"results/{study.study}/{DATASET}/{model}/bundle-{study.bundle.precision}.zip"
-    status = _run(snakemake_command(arguments, out_dir, [bundle]))
+    status = _run(arguments, out_dir, [bundle])
     if status or arguments.dry_run:
         return status
     from archbench_predict.command_line import main as predict_volumes

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from archbench import front_end
 from archbench.config import ConfigError, parse_study
 from scripts import benchmark
-from scripts.benchmark import build_study, parse_arguments, snakemake_command
+from scripts.benchmark import build_study, parse_arguments
 
 
 @pytest.fixture
@@ -157,16 +157,6 @@ def test_abbreviated_and_missing_flags_are_refused(fold_csv: Path) -> None:
             parse_arguments(flags)
 
 
-def test_num_workers_and_dry_run_reach_snakemake(tmp_path: Path) -> None:
-    command = snakemake_command(tmp_path / "s.json", tmp_path, cores=3, dry_run=True)
-    assert command[:3] == [sys.executable, "-m", "snakemake"]
-    assert command[command.index("--cores") + 1] == "3" and "--dry-run" in command
-    assert command[command.index("--directory") + 1] == str(tmp_path)
-    assert command[command.index("--configfile") + 1] == str(tmp_path / "s.json")
-    plain = snakemake_command(tmp_path / "s.json", tmp_path, cores=None, dry_run=False)
-    assert plain[plain.index("--cores") + 1] == "all" and "--dry-run" not in plain
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that would have been run; they all end with status 3."""
@@ -176,7 +166,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         made.append(command)
         return subprocess.CompletedProcess(command, 3)
 
-    monkeypatch.setattr(benchmark.subprocess, "run", record)
+    monkeypatch.setattr(front_end.subprocess, "run", record)
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from volume_trees import write_ct_rate
 
+from archbench import front_end
 from archbench.config import ConfigError, Study, parse_study
 from scripts import ct
 from scripts.ct import build_study, checkpoints, parse_arguments
@@ -162,7 +163,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         made.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(ct.subprocess, "run", record)
+    monkeypatch.setattr(front_end.subprocess, "run", record)
     return made
 
 

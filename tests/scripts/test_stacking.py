@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from archbench import front_end
 from archbench.config import ConfigError, parse_study
 from scripts import stacking
 from scripts.stacking import build_study, parse_arguments
@@ -102,7 +103,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         made.append(command)
         return subprocess.CompletedProcess(command, 3)
 
-    monkeypatch.setattr(stacking.subprocess, "run", record)
+    monkeypatch.setattr(front_end.subprocess, "run", record)
     return made
 
 
