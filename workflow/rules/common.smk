@@ -1,4 +1,4 @@
-# Where things lie, and what a job depends on besides its files. Nothing else.
+# Where things lie, and what the study is made of: its models, folds, seeds and weights. Nothing else.
 import re
 import shlex
 from functools import cache
@@ -6,9 +6,7 @@ from pathlib import Path
 
 from archbench import hub
 from archbench.artifacts import write_json
-from archbench.checksums import file_sha256
 from archbench.config import settings_hash
-from archbench.tasks import TASKS
 
 SCRIPTS = os.path.join(workflow.basedir, "scripts")
 RESULTS = f"results/{STUDY.study}"
@@ -175,76 +173,6 @@ def architecture_of(model):
     return STUDY.models[model].architecture
 
 
-def task_metrics(dataset):
-    return TASKS[STUDY.datasets[dataset].task].metrics
-
-
-def data_settings(w):
-    """What the manifest and the folds depend on."""
-    dataset = STUDY.datasets[w.dataset].model_dump(
-        exclude={
-            "preprocessing": {
-                *("crop_border", "clahe", "normalization"),
-                *("center_crop", "mask_focus"),
-            },
-            "segmentation": {"tolerance_mm"},
-            "volumes": {"hu_window", "spacing", "slices"},
-        }
-    )
-    # Keys of volumes that a study of pictures doesn't have are no change to it.
-    dataset = {
-        key: value
-        for key, value in dataset.items()
-        if value is not None or key not in ("volumes", "metadata", "segmentation")
-    }
-    return settings_hash(
-        [
-            dataset,
-            STUDY.protocol.model_dump(exclude={"seeds"}),
-            STUDY.audit.model_dump(),
-        ]
-    )
-
-
-def evaluation_settings(*names):
-    """The keys of `evaluation` that a job depends on: the level and seed of all intervals, and its own."""
-    return STUDY.evaluation.model_dump(include={"confidence", "seed", *names})
-
-
-def network_settings(w):
-    return network_settings_of(w.model, w.dataset)
-
-
-def network_settings_of(model, dataset):
-    """What a network's input and shape depend on."""
-    return [STUDY.network_of(model, dataset), STUDY.logit_names(dataset)]
-
-
-def training_settings(w):
-    return training_settings_of(w.model, w.dataset)
-
-
-@cache
-def training_settings_of(model, dataset):
-    recipe = training_of(model, dataset).model_dump()
-    decision = TASKS[STUDY.datasets[dataset].task].decision
-    network = network_settings_of(model, dataset)
-    return settings_hash([network, STUDY.models[model].weights, recipe, decision])
-
-
-def training_code(w, script="train"):
-    recipe = training_of(w.model, w.dataset)
-    metric = recipe.early_stopping.metric
-    metrics = [] if metric == "loss" else [metric]
-    space = STUDY.tuning.space if STUDY.tuning else {}
-    searched = (space["loss"].choices or []) if "loss" in space else []
-    losses = sorted({recipe.loss, *searched})
-    return fingerprint(
-        script,
-        components_of(architecture=architecture(w), loss=losses, metric=metrics),
-    )
-
-
 def search_storage(w):
     """SQLite file of a search; it outlives interrupted jobs."""
     return f"{CACHE}/tuning/{STUDY.study}/{w.dataset}/{w.model}/fold{w.fold}.db"
@@ -269,44 +197,6 @@ def searches(w):
         for model in TRAINED
         for fold in STUDY.fold_numbers(dataset)
     ]
-
-
-def tuning_settings(w):
-    """What a search depends on beside its files; how many share the work changes nothing."""
-    tuning = STUDY.tuning.model_dump(exclude={"workers", "apply"})
-    return settings_hash([training_settings(w), tuning, SEEDS[0]])
-
-
-def tuning_code(w):
-    return training_code(w, script="tune")
-
-
-def network_code(script):
-    return lambda w: fingerprint(script, components_of(architecture=architecture(w)))
-
-
-EXPORT_KEYS = {
-    *("precisions", "fold_normalization", "non_inferiority_margin"),
-    *("calibration_images", "export_timeout_min", "batch_sizes"),
-}
-
-
-def export_settings(w):
-    """What an export and its gate depend on."""
-    evaluation = STUDY.evaluation.model_dump(include={"resamples", "delta", "seed"})
-    inference = STUDY.inference.model_dump(include=EXPORT_KEYS)
-    return settings_hash([network_settings(w), inference, evaluation])
-
-
-def export_code(w):
-    metric = [TASKS[STUDY.datasets[w.dataset].task].primary]
-    return fingerprint(
-        "export_onnx", components_of(architecture=architecture(w), metric=metric)
-    )
-
-
-def metrics_code(script):
-    return lambda w: fingerprint(script, components_of(metric=task_metrics(w.dataset)))
 
 
 def grow(amount):
@@ -362,169 +252,3 @@ def bundle_inputs(w):
     pointers = [cache_pointer_of(w.dataset, model) for model in models]
     found = expand(f"{MODEL}/{{file}}", dataset=w.dataset, model=models, file=files)
     return found + sorted(set(pointers))
-
-
-def timing_settings():
-    """What a timing depends on beside its files; the budget only asks something of the result."""
-    return STUDY.inference.model_dump(exclude={"budget_ms"})
-
-
-def tolerance_of(dataset):
-    """Tolerance of surface Dice, mm; None: the default of a phantom."""
-    given = STUDY.datasets[dataset].segmentation
-    return given and given.tolerance_mm
-
-
-def mask_report_inputs(w):
-    """What the page of a segmentation study shows beside the masks."""
-    exports = expand(
-        f"{RESULTS}/{{dataset}}/{{model}}/export.json", dataset=DATASETS, model=MODELS
-    )
-    return exports + expand(
-        f"{RESULTS}/{{dataset}}/{{file}}",
-        dataset=DATASETS,
-        file=["timing.json", "data/audit.json"],
-    )
-
-
-FIGURES = {
-    "forest": "Results",
-    "roc_curves": "Performance",
-    "precision_recall_curves": "Performance",
-    "reliability": "Performance",
-    "training_curves": "Cost",
-    "accuracy_against_latency": "Cost",
-    "class_distribution": "Data",
-}
-
-
-def page_templates():
-    """Hash of the page's templates: they are no Python, so the fingerprint doesn't see them."""
-    folder = Path(workflow.basedir, "archbench", "report", "templates")
-    return settings_hash([file_sha256(path) for path in sorted(folder.iterdir())])
-
-
-def shown_if_there():
-    """Hash of what the report shows where it was made (final models, searches) without asking for it."""
-    files = expand(f"{FINAL}/settings.json", dataset=DATASETS, model=TRAINED)
-    if STUDY.tuning and not STUDY.tuning.apply:
-        files += searches(None)
-    return settings_hash([[f, file_sha256(f)] for f in files if os.path.exists(f)])
-
-
-def report_inputs(w):
-    """Everything that the report shows."""
-    rated = expand(
-        f"{RESULTS}/{{dataset}}/{{model}}/{{file}}.json",
-        dataset=DATASETS,
-        model=rated_models(),
-        file=["metrics", "calibration"],
-    )
-    models = expand(
-        f"{RESULTS}/{{dataset}}/{{model}}/{{file}}",
-        dataset=DATASETS,
-        model=MODELS,
-        file=["gradcam", "export.json"],
-    )
-    datasets = expand(
-        f"{RESULTS}/{{dataset}}/{{file}}",
-        dataset=DATASETS,
-        file=["comparison.json", "timing.json", "data/audit.json"],
-    )
-    ensembles = (
-        expand(f"{ENSEMBLE}/decision.json", dataset=DATASETS) if has_ensemble() else []
-    )
-    return rated + models + datasets + ensembles
-
-
-def has_predictions(dataset, model):
-    """Whether a model's predictions are those of checkpoints that are all there."""
-    table = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=model)[0]
-    given = STUDY.models[model].checkpoint
-    of_fold = f"{FOLD}/best.safetensors"
-    weights = [
-        given or of_fold.format(dataset=dataset, model=model, fold=f, seed=s)
-        for f, s in runs(dataset)
-    ]
-    if not all(map(os.path.exists, [table, *weights])):
-        return False
-    return os.path.getmtime(table) >= max(map(os.path.getmtime, weights))
-
-
-def partial_ensemble_command(dataset):
-    """After an error: the ensemble of the members that have predictions; the others are named as left out.
-
-    Snakemake runs no job whose input failed, so this is no rule. Its files get a date before all results, so that
-    the next run makes them anew.
-    """
-    members = [name for name in ENSEMBLE_MEMBERS if has_predictions(dataset, name)]
-    missing = [name for name in ENSEMBLE_MEMBERS if name not in members]
-    if not (missing and members and len(members) + len(STUDY.ensemble.external) > 1):
-        return "true"
-    folder = ENSEMBLE.format(dataset=dataset)
-    made = [f"{folder}/{file}" for file in ("predictions.parquet", "decision.json")]
-    scored = [f"{folder}/{file}" for file in ("metrics.json", "predictions.csv")]
-    tables = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=members)
-    common = f"--study $STUDY_FILE --dataset {dataset} --folds {DATA.format(dataset=dataset)}/folds.parquet"
-    return (
-        f"(rm -f {' '.join(made + scored)} {folder}/calibration.json; python $SCRIPTS/ensemble.py {common} --members {' '.join(members)}"
-        f" --predictions {' '.join(tables)} {external_arguments(dataset)} {argument_of('missing', missing)}"
-        f" {argument_of('left-out', models_left_out())} --output {made[0]} --decision {made[1]}"
-        f" && python $SCRIPTS/evaluate.py {common} --model ensemble --predictions {made[0]}"
-        f" --output {scored[0]} --table {scored[1]}"
-        f" && touch -t 197001020000 {' '.join(made + scored)}) || true"
-    )
-
-
-def partial_commands():
-    """After an error: what can be made of what there is."""
-    ensembles = map(partial_ensemble_command, DATASETS) if has_ensemble() else []
-    return "; ".join([*ensembles, partial_report_command()])
-
-
-def partial_report_command():
-    """After an error or Ctrl-C: a report of what there is, failed models named with the end of their logs.
-
-    Its page gets a date before all results, or the next run would take it for the whole report.
-    """
-    failed = f"{LOGS}/failed_jobs.json"
-    write_json(
-        failed, sorted(log for job in workflow.scheduler.failed for log in job.log)
-    )
-    command = (
-        f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
-        f" --failed-logs {failed}"
-    )
-    return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
-
-
-def closing_words():
-    """What to look at, of what was asked for."""
-    asked = set(workflow.dag_settings.targets)
-    if not asked:
-        return f"\nreport: {RESULTS}/report.html\ntable:  {RESULTS}/results_table.txt"
-    return f"\ndone: {', '.join(sorted(asked))}"
-
-
-def stopped_by_user(logs):
-    """Whether Snakemake ended on Ctrl-C, by its log."""
-    said = "Terminating processes on user request"
-    return any(said in Path(log).read_text() for log in logs)
-
-
-def only_boards_asked_for():
-    """A board that fails says nothing about the study, whose report stays as it is."""
-    asked = set(workflow.dag_settings.targets)
-    return bool(asked) and asked <= {"leaderboard", "hub_leaderboard"}
-
-
-def captioned(file, category):
-    """Output that the Snakemake report shows with its caption."""
-    stem, _, kind = os.path.basename(file).rpartition(".")
-    labels = {"what": stem.replace("_", " "), "kind": kind}
-    return report(
-        f"{RESULTS}/{file}",
-        caption=f"../report/{stem}.rst",
-        category=category,
-        labels=labels,
-    )
