@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import MODELS, SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import MODELS, SyntheticStudy
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.collect import collect_study

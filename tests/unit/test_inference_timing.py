@@ -1,11 +1,10 @@
-"""Timing: figures as numpy and the binomial say, contenders in processes of their own, one that fails named."""
+"""Timing: contenders run in processes of their own, in every round; one that fails is named and the others go on."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,258 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
 
 from archbench.inference_timing import rounds
 from archbench.inference_timing.contender import (
     END_TO_END,
     HOST_TO_HOST,
     PREPARED,
-    Call,
     Contender,
-    Job,
     choose_contenders,
-    jobs_of,
-    runtime_label,
 )
 from archbench.inference_timing.decoding import make_end_to_end
-from archbench.inference_timing.energy import first_visible
 from archbench.inference_timing.isolation import usable_cpus
 from archbench.inference_timing.lineup import Plan
 from archbench.inference_timing.processes import ContenderError, ContenderProcess
 from archbench.inference_timing.result import columns, describe
 from archbench.inference_timing.rounds import Measurement
-from archbench.inference_timing.summary import (
-    needed_count,
-    noise_floor,
-    quantile_interval,
-    speedups,
-    stages,
-    summarize,
-)
-from archbench.inference_timing.work import count_work
-from archbench.inference_timing.worker import WARMUP_CALLS, WARMUP_WINDOW, warm_up
 from archbench.models.building import build_network
 from archbench.onnx_session import has_cuda_driver
 
 ROUNDS = 7
 SIZE = 32
-
-
-def planted(*, count: int = 9, per_round: int = 10, seed: int = 0, noise: float = 0.01) -> list[Call]:
-    """Latencies with a load common to each round; torch takes 2.5 times as long, compiled the same as the twin."""
-    draws = np.random.default_rng(seed)
-    calls = []
-    for number in range(count):
-        load = draws.uniform(1, 4)
-        for runtime, base, twin in (
-            ("torch", 10.0, False),
-            ("onnxruntime", 4.0, False),
-            ("onnxruntime", 4.0, True),
-            ("torch_compile", 4.0, False),
-        ):
-            calls += [
-                Call("m", runtime, 8, number, base * load * draws.uniform(1 - noise, 1 + noise), twin=twin)
-                for _ in range(per_round)
-            ]
-    return calls
-
-
-def latencies(calls: Sequence[Call], runtime: str) -> np.ndarray:
-    return np.array([call.latency_ms for call in calls if call.runtime == runtime and not call.twin])
-
-
-def test_summary_is_numpys_and_leaves_twins_out() -> None:
-    calls = planted()
-    rows = summarize(calls)
-    assert [row["runtime"] for row in rows] == ["onnxruntime", "torch", "torch_compile"]
-    for row in rows:
-        mine = latencies(calls, row["runtime"])
-        assert row["median_ms"] == pytest.approx(np.median(mine))
-        assert row["p95_ms"] == pytest.approx(np.quantile(mine, 0.95))
-        assert row["throughput_img_per_s"] == pytest.approx(8 / (np.median(mine) / 1000))
-        assert (row["n"], row["batch_size"], row["model"], row["n_rounds"]) == (90, 8, "m", 9)
-        assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
-        assert row["throughput_low"] == pytest.approx(8000 / row["high_ms"])
-        assert row["p99_ms"] is None, "90 calls say nothing of one call in a hundred"
-
-
-def test_the_interval_of_the_median_is_that_of_the_rounds() -> None:
-    """Nine values: the second and the eighth enclose the median with 96 %, as in every table of the sign test."""
-    calls = planted()
-    medians = sorted(
-        np.median([c.latency_ms for c in calls if c.round == k and c.runtime == "torch"]) for k in range(9)
-    )
-    row = next(row for row in summarize(calls) if row["runtime"] == "torch")
-    assert (row["low_ms"], row["high_ms"]) == pytest.approx((medians[1], medians[7]))
-
-
-@pytest.mark.parametrize(("q", "count"), [(0.5, 6), (0.95, 72), (0.99, 368)])
-def test_a_quantile_needs_enough_calls(q: float, count: int) -> None:
-    assert needed_count(q) == count
-    assert 1 - q**count >= 0.975 > 1 - q ** (count - 1), "the largest value bounds the quantile with 97.5 %"
-    assert quantile_interval(np.arange(count - 1.0), q) is None
-    assert quantile_interval(np.arange(float(count)), q) is not None
-
-
-@pytest.mark.parametrize("q", [0.5, 0.95, 0.99])
-@pytest.mark.parametrize("n", [400, 1000])
-def test_order_statistics_cover_as_promised(q: float, n: int) -> None:
-    """Of the values 0..n-1 an order statistic is its own rank, so the binomial says what is covered."""
-    found = quantile_interval(np.random.default_rng(0).permutation(n).astype(float), q)
-    assert found is not None
-    low, high = int(found[0]) + 1, int(found[1]) + 1
-    # X_(low) <= quantile < X_(high) has the probability P(low <= B < high)
-    assert binom.cdf(high - 1, n, q) - binom.cdf(low - 1, n, q) >= 0.95
-    assert binom.cdf(high - 2, n, q) < 0.975, "one rank less would not do"
-
-
-def test_ratios_are_paired_by_round() -> None:
-    """The load varies four times over; ratios within a round don't."""
-    calls = planted()
-    torch_row, compiled = speedups(calls)
-    assert (torch_row["runtime"], torch_row["against"], torch_row["n_rounds"]) == ("torch", "onnxruntime", 9)
-    by_hand = [
-        np.median([c.latency_ms for c in calls if c.round == k and c.runtime == "torch"])
-        / np.median([c.latency_ms for c in calls if c.round == k and c.runtime == "onnxruntime" and not c.twin])
-        for k in range(9)
-    ]
-    assert torch_row["ratio"] == pytest.approx(np.median(by_hand))
-    assert min(by_hand) <= torch_row["low"] <= torch_row["ratio"] <= torch_row["high"] <= max(by_hand)
-    assert torch_row["verdict"] == "slower"
-    assert compiled["verdict"] == "indistinguishable"
-
-
-def test_what_is_within_the_noise_floor_is_no_difference() -> None:
-    """4 % apart: told apart where equal contenders agree to 1 %, not where they differ by 10 %."""
-    calm = [call for call in planted(noise=0.002) if call.runtime != "torch_compile"]
-    calls = [*calm, *(Call("m", "near", 8, c.round, c.latency_ms * 1.04) for c in calm if c.twin)]
-    assert {row["runtime"]: row["verdict"] for row in speedups(calls)}["near"] == "slower"
-    restless = [
-        Call(c.model, c.runtime, 8, c.round, c.latency_ms * (1.1 if c.twin and c.round % 2 else 1), twin=c.twin)
-        for c in calls
-    ]
-    (noise,) = noise_floor(restless)
-    assert noise["floor"] == pytest.approx(1.1, rel=0.01)
-    assert {row["runtime"]: row["verdict"] for row in speedups(restless)}["near"] == "indistinguishable"
-
-
-def test_ratios_repeat_and_follow_the_confidence() -> None:
-    calls = [call for call in planted(noise=0.2) if call.round != 4]
-    assert speedups(calls) == speedups(calls)
-    wide, narrow = (speedups(calls, confidence=c)[0] for c in (0.99, 0.6))
-    assert wide["high"] - wide["low"] > narrow["high"] - narrow["low"]
-
-
-def test_stages_say_where_the_time_goes() -> None:
-    calls = [Call("m", "torch", 1, 0, 10.0 + k, END_TO_END, False, 2.0 + k, 5.0) for k in range(5)]
-    (row,) = stages([*calls, Call("m", "torch", 1, 0, 99.0)])
-    assert (row["decode_ms"], row["preprocess_ms"], row["model_ms"], row["total_ms"]) == (4.0, 5.0, 3.0, 12.0)
-
-
-def test_a_contender_is_asked_for_what_it_serves() -> None:
-    every = jobs_of(Contender("m", "torch"), batch_sizes=[8, 1], regimes=[PREPARED, HOST_TO_HOST, END_TO_END])
-    assert [(job.regime, job.batch_size) for job in every] == [
-        *((PREPARED, 1), (PREPARED, 8)),
-        *((HOST_TO_HOST, 1), (END_TO_END, 1)),
-    ]
-    fixed = jobs_of(Contender("m", "onnxruntime", batches=(8,)), batch_sizes=[1, 8], regimes=[PREPARED, HOST_TO_HOST])
-    assert [(job.regime, job.batch_size) for job in fixed] == [(PREPARED, 8)]
-    twin = jobs_of(Contender("m", "torch", twin=True), batch_sizes=[1], regimes=[PREPARED, END_TO_END])
-    assert [job.regime for job in twin] == [PREPARED]
-
-
-def test_large_batches_get_fewer_calls_but_two_at_least() -> None:
-    plan = Plan(batch_sizes=[1], regimes=[PREPARED], rounds=7, calls=10)
-    one = Contender("m", "torch")
-    assert [rounds.calls_of(Job(one, PREPARED, size), plan) for size in (1, 4, 32)] == [10, 2, 2]
-    assert [rounds.calls_of(Job(one, regime, 1), plan) for regime in (HOST_TO_HOST, END_TO_END)] == [5, 10]
-
-
-def test_every_variant_of_an_export_is_shown(tmp_path: Path) -> None:
-    variants = [
-        {
-            "precision": "fp32",
-            "file": "model.onnx",
-            "status": "passed",
-            "batch": "dynamic",
-            "inputs": {"normalized": True},
-        },
-        {"precision": "int8", "file": "onnx/int8.onnx", "status": "failed", "reason": "QWK falls by .2"},
-        {"precision": "fp16", "file": None, "status": "unsupported", "reason": "needs a GPU"},
-        {
-            "precision": "int8_dynamic",
-            "file": "a",
-            "status": "passed",
-            "batch": [1, 8],
-            "files": [{"file": "a", "batch": 1}, {"file": "b", "batch": 8}, {"file": "b.data", "batch": None}],
-            "inputs": {"normalized": False},
-        },
-    ]
-    found = choose_contenders(
-        "m", variants, {"threads": 1}, folder=tmp_path, runtimes=["onnxruntime", "torch"], devices=["cpu"]
-    )
-    assert [(c.runtime, c.failure, c.twin) for c in found] == [
-        ("onnxruntime", None, False),
-        ("onnxruntime_int8", "failed: QWK falls by .2", False),
-        ("onnxruntime_fp16", "unsupported: needs a GPU", False),
-        ("onnxruntime_int8_dynamic", None, False),
-        ("torch", None, False),
-        ("onnxruntime", None, True),
-    ]
-    assert found[0].batches == () and found[0].spec["normalized"]
-    assert found[3].batches == (1, 8) and not found[3].spec["normalized"]
-    assert found[3].spec["onnx_files"] == [(1, f"{tmp_path}/a"), (8, f"{tmp_path}/b")]
-
-
-def test_runtimes_are_labelled_by_what_is_unusual() -> None:
-    assert runtime_label("onnxruntime") == "onnxruntime"
-    assert runtime_label("torch", "cuda") == "torch_cuda"
-    assert runtime_label("tensorrt", "cuda", "fp16") == "tensorrt_fp16"
-
-
-def test_energy_and_memory_are_those_of_the_gpu_that_cuda_uses() -> None:
-    assert first_visible({}) == 0
-    assert first_visible({"CUDA_VISIBLE_DEVICES": "3,1"}) == 3
-    assert first_visible({"CUDA_VISIBLE_DEVICES": "GPU-8932f937-d72c,GPU-1"}) == b"GPU-8932f937-d72c"
-    for nothing in ("", "-1", "NoDevFiles"):
-        with pytest.raises(OSError, match="no GPU is visible"):
-            first_visible({"CUDA_VISIBLE_DEVICES": nothing})
-
-
-def test_warm_up_ends_when_it_is_stable_and_not_before() -> None:
-    falling = iter([100.0 * 0.7**k for k in range(10)] + [2.0] * 100)
-    calls, stable = warm_up(lambda: next(falling))
-    assert stable and 10 < calls <= 10 + 2 * WARMUP_WINDOW
-    restless = iter([1.0 + (k // WARMUP_WINDOW) % 2 for k in range(100)])
-    calls, stable = warm_up(lambda: next(restless))
-    # windows overlap, so that two of them may agree by chance; what never agrees ends by count
-    assert calls <= WARMUP_CALLS
-    growing = iter([1.3**k for k in range(100)])
-    assert warm_up(lambda: next(growing)) == (WARMUP_CALLS, False)
-
-
-def test_work_of_a_network_is_counted_and_the_rest_named() -> None:
-    """One convolution by hand: 3 x 3 kernels over 3 channels at 16 x 16 places for 8 maps."""
-    network = build_network("custom1", num_classes=3, image_size=SIZE)
-    found = count_work(network)
-    assert found["parameters"] == sum(p.numel() for p in network.parameters())
-    by_hand = 0
-    shapes: list[tuple[Any, torch.Size]] = []
-    hooks = [
-        module.register_forward_hook(lambda m, _, out: shapes.append((m, out.shape)))
-        for module in network.modules()
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
-    ]
-    network.eval()(torch.zeros(1, 3, SIZE, SIZE))
-    for module, shape in shapes:
-        places = shape[2] * shape[3] if len(shape) == 4 else 1
-        by_hand += module.weight.numel() * places
-    for hook in hooks:
-        hook.remove()
-    assert found["gmacs"] == pytest.approx(by_hand / 1e9)
-    assert any("norm" in name for name in found["uncounted"])
-    assert not [name for name in found["uncounted"] if "conv" in name or "mm" in name]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import run, tiny_network
+from tiny_training import run, tiny_network
 
 from archbench.losses.loss import LossNumbers
 from archbench.mixing import Mix, blend, draw_mix

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import CLASSES, CPU, SIDE, recipe, run, tiny_data, tiny_network
+from tiny_training import CLASSES, CPU, SIDE, recipe, run, tiny_data, tiny_network
 from torch import nn
 
 from archbench.batches import predict_logits

@@ -6,7 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from report_fixtures import SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import SyntheticStudy
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.across import across_view, mean_ranks

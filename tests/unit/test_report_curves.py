@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_fixtures import GRADES, SyntheticStudy, write_study
+from report_fixtures import write_study
 from sklearn.metrics import precision_recall_curve, roc_curve
+from synthetic_study import GRADES, SyntheticStudy
 
 from archbench.artifacts import read_predictions
 from archbench.report.collect import collect_study

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 from report_decisions import add_decisions, conformal_section, curve_section, tuned_section
-from report_fixtures import GRADES, SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import GRADES, SyntheticStudy
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.build import write_report

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted_labels import LABELS
-from report_fixtures import SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import SyntheticStudy
 from test_ensemble_candidates import SETTINGS, labels
 
 from archbench.artifacts import read_json, write_json

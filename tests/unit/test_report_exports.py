@@ -6,7 +6,8 @@ import csv
 import io
 
 import pytest
-from report_fixtures import MODELS, SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import MODELS, SyntheticStudy
 
 from archbench.report.cells import Cell, Column, Table, undefined_cell
 from archbench.report.checklist import AUTHOR, reporting_checklist

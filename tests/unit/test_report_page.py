@@ -10,7 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from report_fixtures import SyntheticStudy, write_study
+from report_fixtures import write_study
+from synthetic_study import SyntheticStudy
 
 from archbench.artifacts import read_json
 from archbench.report.build import IncompleteStudyError, write_report

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from report_fixtures import SyntheticStudy, write_study, write_study_file
+from report_fixtures import write_study, write_study_file
+from synthetic_study import SyntheticStudy
 
 from archbench.artifacts import read_json
 

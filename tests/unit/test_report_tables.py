@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_fixtures import MODELS, SyntheticStudy, write_study
+from report_fixtures import write_study
 from sklearn.metrics import precision_recall_curve
+from synthetic_study import MODELS, SyntheticStudy
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.audit_tables import audit_tables

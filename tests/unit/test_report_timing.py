@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import SyntheticStudy, isolation_account, write_study
+from report_fixtures import write_study
+from synthetic_study import SyntheticStudy
+from synthetic_timing import isolation_account
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.build import write_report

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_fixtures import SyntheticStudy, write_study
+from report_fixtures import write_study
 from scipy.stats import t as student
+from synthetic_study import SyntheticStudy
 
 from archbench.artifacts import read_json, write_json
 from archbench.report.build import write_report
