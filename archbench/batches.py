@@ -23,6 +23,11 @@ def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torc
     return batch.permute(0, 3, 1, 2) if batch.dtype == torch.uint8 else batch
 
 
+def prompts_at(prompts: np.ndarray | None, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return what a network takes beside the images at some rows of the cache: their prompts, or nothing."""
+    return () if prompts is None else (torch.from_numpy(np.ascontiguousarray(prompts[rows])).to(device),)
+
+
 @torch.no_grad()
 def predict_logits(
     network: nn.Module,
@@ -32,16 +37,22 @@ def predict_logits(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    prompts: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the logits of cached images, float32, shape (B, K); the network is left in evaluation mode."""
+    """Return the logits of cached images, float32, shape (B, K); the network is left in evaluation mode.
+
+    Args:
+        prompts: Of a prompted network, in the order of the cache, shape (N, L, 4) or (N, L, 2).
+    """
     network.eval()
     parts: list[np.ndarray] = []
     start = 0
     while start < len(rows):
         try:
-            batch = to_batch(images, rows[start : start + batch_size], device)
+            chosen = rows[start : start + batch_size]
+            batch = to_batch(images, chosen, device)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                parts.append(network(batch).float().cpu().numpy())
+                parts.append(network(batch, *prompts_at(prompts, chosen, device)).float().cpu().numpy())
             start += batch_size
         except torch.OutOfMemoryError:
             if batch_size == 1:

@@ -11,6 +11,7 @@ import numpy as np
 
 from archbench.artifacts import ArtifactError, numeric_column, read_table
 from archbench.image_cache import ImageCache, open_cache
+from archbench.prompts import Prompts, read_prompts
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Cases:
         table_metadata: What a prediction table says of its outputs (outputs, class_names); empty for plain classes.
         lesions: Per case the planted lesions in source pixels; empty without.
         sha256: Content hash of each source file, shape (N,), in the manifest's order.
+        prompts: Of a prompted model, in the order of the cache; None for others.
     """
 
     case_ids: np.ndarray
@@ -66,6 +68,7 @@ class Cases:
     phantom: bool
     cache: ImageCache
     parts: dict[tuple[int, str], list[str]]
+    prompts: Prompts | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -80,9 +83,18 @@ class Cases:
         return Part(self.case_ids[rows], self.patient_ids[rows], self.cache.rows(chosen), self.targets[rows])
 
 
-def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Cases:
+def read_cases(
+    manifest: str | Path,
+    folds: str | Path,
+    cache: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    jitter: float = 0.0,
+) -> Cases:
     """Read what a torch stage needs to know of a dataset.
 
+    Args:
+        prompts: Table of prompts, of a prompted model; they are moved by up to `jitter` in training.
     Raises:
         ArtifactError: If the files belong to different data.
     """
@@ -98,6 +110,7 @@ def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Ca
     strangers = {case for cases in parts.values() for case in cases} - set(case_ids.tolist())
     if strangers:
         raise ArtifactError(f"{folds} names cases that {manifest} lacks, such as {min(strangers)!r}")
+    opened = open_cache(cache)
     return Cases(
         case_ids=case_ids,
         patient_ids=np.array(table["patient_id"].to_pylist(), dtype=str),
@@ -108,8 +121,9 @@ def read_cases(manifest: str | Path, folds: str | Path, cache: str | Path) -> Ca
         labels=labels,
         table_metadata={key: metadata[key] for key in ("outputs", "class_names") if key in metadata},
         phantom=bool(metadata.get("phantom")),
-        cache=open_cache(cache),
+        cache=opened,
         parts=parts,
+        prompts=read_prompts(prompts, opened.case_ids, jitter=jitter) if prompts else None,
     )
 
 

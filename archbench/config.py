@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from archbench.dataset_checks import dataset_problems, protocol_problems
 from archbench.model_checks import common_drop_path_problems, model_problems, package_problems, volume_problems
+from archbench.prompt_checks import prompt_problems, with_published
 from archbench.recipe_checks import training_problems, tuning_problems, use_problems
 from archbench.recipe_effects import CACHE_KEYS, Use, idle_problems, search_problems
 from archbench.registry import ARCHITECTURES, DATASETS, suggest
@@ -25,7 +26,7 @@ from archbench.section_checks import (
     segmentation_problems,
     threshold_problems,
 )
-from archbench.settings import Dataset, Model, StudyFile, Training
+from archbench.settings import Dataset, Model, Prompt, StudyFile, Training
 from archbench.study_blocks import architecture_of, describe, merge, plain, valid_blocks
 from archbench.tasks import TASKS, UNGRADABLE
 
@@ -81,6 +82,17 @@ class Study(StudyFile):
             "pooling": entry.volume_pooling,
             "slice_input": entry.slice_input,
         }
+
+    def prompt_of(self, model: str) -> Prompt | None:
+        """The prompts of a prompted model; None of any other."""
+        entry = self.models[model]
+        prompted = bool(ARCHITECTURES.get(entry.architecture).prompted)
+        return (entry.prompt or Prompt()) if prompted else None
+
+    def jitter_of(self, model: str) -> float:
+        """How far the prompts of a model are moved in training, see `Prompt`; 0 where there are none."""
+        prompt = self.prompt_of(model)
+        return 0.0 if prompt is None else prompt.jitter
 
     def training_of(self, model: str, dataset: str, tuned: Mapping[str, Any] | None = None) -> Training:
         """The recipe of a model on a dataset: defaults, its own overrides, the task's loss and metric.
@@ -194,7 +206,7 @@ def parse_study(
     """
     problems: list[str] = []
     content = merge(dict(content), _from_environment(environment or {}, problems))
-    content = _with_presets(_with_volumes(content))
+    content = with_published(_with_presets(_with_volumes(content)))
     study = _validate(content, problems)
     problems += _semantic_problems(content, check_files=check_files)
     if study is not None and not problems:
@@ -309,6 +321,7 @@ def _semantic_problems(content: Mapping[str, Any], *, check_files: bool) -> list
     ]
     problems += bundle_problems(content, list(datasets), list(models))
     problems += segmentation_problems(content, datasets, models)
+    problems += prompt_problems(content, models, check_files)
     return problems + (data_root_problems(content.get("compute")) if check_files else [])
 
 

@@ -50,6 +50,7 @@ def predict_masks(
     """
     output.mkdir(parents=True, exist_ok=True)
     found = []
+    prompts = None if cases.prompts is None else cases.prompts.values
     for checkpoint in checkpoints:
         load_checkpoint(network, checkpoint.path, device)
         part = cases.part(checkpoint.fold, "test")
@@ -57,7 +58,9 @@ def predict_masks(
             chosen = slice(start, start + batch_size)
             rows, names = part.rows[chosen], part.case_ids[chosen].tolist()
             begun = time.perf_counter()
-            logits = predict_logits(network, cases.cache.images, rows, batch_size=batch_size, device=device)
+            logits = predict_logits(
+                network, cases.cache.images, rows, batch_size=batch_size, device=device, prompts=prompts
+            )
             seconds = (time.perf_counter() - begun) / len(rows)
             for row, name, values in zip(rows.tolist(), names, logits, strict=True):
                 file = f"{row:06d}-seed{checkpoint.seed}.png"

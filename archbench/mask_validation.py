@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from archbench.batches import to_batch
+from archbench.batches import prompts_at, to_batch
 from archbench.metrics.segmentation import counted_value
 from archbench.training_epoch import Trainer
 
@@ -25,12 +25,13 @@ def validate_masks(trainer: Trainer, metric: str) -> tuple[float, float | None]:
     data, device, network = trainer.data, trainer.device, trainer.averaged
     assert data.masks is not None
     network.eval()
+    prompts = None if data.prompts is None else data.prompts.values
     loss, counts = 0.0, []
     for start in range(0, len(data.val_rows), trainer.settings.eval_batch_size):
         rows = data.val_rows[start : start + trainer.settings.eval_batch_size]
         masks = torch.from_numpy(np.ascontiguousarray(data.masks[rows])).to(device)
         with torch.autocast(device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
-            logits = network(to_batch(data.images, rows, device)).float()
+            logits = network(to_batch(data.images, rows, device), *prompts_at(prompts, rows, device)).float()
         if not torch.isfinite(logits).all():
             raise FloatingPointError("logits of the validation part are not finite: lower training.lr")
         loss += float(trainer.loss.cells(logits, masks.float()).sum())

@@ -38,7 +38,10 @@ def model_problems(name: str, model: Model, check_files: bool) -> list[str]:
         problems += [f".{key}: has no effect in a segmentation network; remove it" for key in idle]
     if model.checkpoint is None:
         problems += [f".weights: {text}" for text in _weight_problems(model, architecture, check_files)]
-    if model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
+    published = model.checkpoint == hub.weights_path(model.architecture, "hub").as_posix()  # a rule fetches them
+    if published:
+        problems += [f".checkpoint: {text}" for text in _unfetched(model, architecture, "hub", check_files)]
+    elif model.checkpoint is not None and check_files and not Path(model.checkpoint).is_file():
         problems.append(f".checkpoint: no file '{model.checkpoint}'")
     if model.checkpoint is not None and model.weights != "none":
         problems.append(".weights: has no effect beside checkpoint; remove one of them")
@@ -116,8 +119,13 @@ def _weight_problems(model: Model, architecture: Any, check_files: bool) -> list
     if source not in WEIGHT_SOURCES:
         return [f"'{source}' is none of {', '.join(WEIGHT_SOURCES)}, package:<name>, file:<path>"]
     problems: list[str] = architecture.weight_problems(source)
-    if problems or source not in FETCHED or not check_files or not hub.is_offline():
-        return problems
+    return problems or _unfetched(model, architecture, source, check_files)
+
+
+def _unfetched(model: Model, architecture: Any, source: str, check_files: bool) -> list[str]:
+    """Return which file of fetched weights can't be had here."""
+    if source not in FETCHED or not check_files or not hub.is_offline():
+        return []
     where = architecture.weights[source]
     repository = where.repository or f"timm/{where.location}"
     if hub.weights_path(model.architecture, source).is_file():

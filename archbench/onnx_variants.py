@@ -115,6 +115,17 @@ class Export:
             "ladder": [{key: attempt[key] for key in ("rung", "status", "reason")} for attempt in found.attempts],
         }
 
+    def refuse(self, precisions: Sequence[str], reason: str) -> dict[str, Any]:
+        """Write an empty model.onnx and return the account of a network that isn't exported at all."""
+        (self.folder / VARIANTS).mkdir(parents=True, exist_ok=True)
+        (self.folder / MODEL).write_bytes(b"")
+        variants = [
+            self._account(precision, None, "unsupported", reason, None)
+            for precision in dict.fromkeys(["fp32", *precisions])
+        ]
+        nothing: dict[str, Any] = {"exporter": None, "onnx_bytes": None, "parameters": None, "parity": [], "passed": False}
+        return {**nothing, "variants": variants, "ladder": []}
+
     def _gate(self, raw: Mapping[int | None, Path], reference: Reference) -> tuple[dict[str, Any], str | None]:
         """Finish the raw fp32 files, check them, and put them in place if they pass."""
         self._reference = reference

@@ -19,6 +19,7 @@ from archbench.freezing import Stages, open_stages, set_trainable
 from archbench.losses.loss import LossFunction, PixelLoss, mean_of
 from archbench.mixing import Mix, blend, draw_mix
 from archbench.optimization import WeightAverage, average_share, clip_gradients, epoch_lr, set_lr
+from archbench.prompts import Prompts, training_prompts
 from archbench.sampling import epoch_batches, split_evenly
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TrainingData:
         class_names: Names of the classes of one zone, for the validation metric, which leaves out ungradable ones.
         masks: Class indices of segmentation, uint8, shape (N, S, S), memory-mapped; the targets then say which
             structures a case holds.
+        prompts: Of a prompted network, in the order of `images`; in training they are made of the moved masks.
         hu_window: Of volumes, the window in Hounsfield units; None: these are images.
     """
 
@@ -61,6 +63,7 @@ class TrainingData:
     class_names: tuple[str, ...] = ()
     masks: np.ndarray | None = None
     hu_window: tuple[float, float] | None = None
+    prompts: Prompts | None = None
 
     @property
     def size(self) -> int:
@@ -181,8 +184,9 @@ def _update(
             images = training_batch(trainer, positions, mix, draws, generator)
         else:
             images, target = training_batch_with_masks(trainer, positions, mix, draws, generator)
+        beside = _prompts_of(trainer, target, draws)
         with torch.autocast(trainer.device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
-            logits = trainer.forward(images).float()  # losses lose digits in half precision
+            logits = trainer.forward(images, *beside).float()  # losses lose digits in half precision
             values = blend(mix, partial(loss.cells, logits), target).sum()
         scaler.scale(mean_of(values, weight)).backward()
         total += values.detach()
@@ -234,6 +238,18 @@ def training_batch_with_masks(
         generator=generator,
     )
     return _laid_out(images if mix is None else mix.images(images), settings), masks
+
+
+def _prompts_of(trainer: Trainer, masks: torch.Tensor, draws: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Return what a prompted network takes beside the images: prompts of their masks, as these were moved."""
+    prompts = trainer.data.prompts
+    if prompts is None:
+        return ()
+    structures = prompts.values.shape[1]
+    found = training_prompts(
+        masks.cpu().numpy(), structures=structures, kind=prompts.kind, jitter=prompts.jitter, generator=draws
+    )
+    return (torch.from_numpy(found).to(trainer.device),)
 
 
 def _pixels(trainer: Trainer, positions: np.ndarray, draws: np.random.Generator) -> torch.Tensor:

@@ -119,6 +119,7 @@ def training_data(
         num_classes=len(cases.class_names),
         outputs=TASKS[task].outputs,
         class_names=cases.class_names,
+        prompts=cases.prompts,
         masks=cases.cache.masks if TASKS[task].outputs == "masks" else None,
         hu_window=None if volume is None else (float(volume["hu_window"][0]), float(volume["hu_window"][1])),
     )

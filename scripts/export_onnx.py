@@ -27,6 +27,8 @@ from archbench.tasks import TASKS
 if TYPE_CHECKING:
     import argparse
 
+PROMPTED = "it takes a prompt beside the image, and exported files and what runs them take images alone"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, export, pass the gate, write the account."""
@@ -85,7 +87,10 @@ def _export(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[s
         timeout_s=60 * settings.export_timeout_min,
         external_above=arguments.external_above,
     )
-    found = export.run(settings.precisions, rungs_of(network["architecture"]))
+    if study.prompt_of(arguments.model) is not None:
+        found = export.refuse(settings.precisions, PROMPTED)
+    else:
+        found = export.run(settings.precisions, rungs_of(network["architecture"]))
     origin = provenance(
         study=study.study,
         dataset=arguments.dataset,

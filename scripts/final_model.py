@@ -24,7 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     label_progress(f"final_model {arguments.dataset}/{arguments.model}")
     study = load_study(arguments.study)
-    _train(study, read_cases(arguments.manifest, arguments.folds, arguments.cache), arguments)
+    cases = read_cases(
+        arguments.manifest,
+        arguments.folds,
+        arguments.cache,
+        prompts=arguments.prompts,
+        jitter=study.jitter_of(arguments.model),
+    )
+    _train(study, cases, arguments)
     return 0
 
 
@@ -36,6 +43,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--weights", help="safetensors file to start from")
     parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
+    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--state", required=True, help="where the resumable state is kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--best", required=True, help="weights to write (safetensors)")

@@ -22,6 +22,7 @@ from archbench.mask_measurement import CaseResult, case_table, measure
 from archbench.mask_pairs import MaskCase
 from archbench.mask_stacks import write_stack
 from archbench.mask_summary import Resampling, mask_summary
+from archbench.prompts import TRUTH
 from archbench.report.mask_pictures import write_overlay
 from archbench.report.mask_tables import pairs_csv, results_csv, to_text
 
@@ -44,6 +45,7 @@ class Tested:
         folds: Fold in which a case was tested.
         seconds: Of inference, by model and case.
         memory_mib: Peak memory of each model's prediction job.
+        prompts: What each model was told beside the image; None for nothing.
     """
 
     cases: list[MaskCase]
@@ -54,6 +56,7 @@ class Tested:
     memory_mib: dict[str, float | None]
     structures: tuple[str, ...]
     phantom: bool
+    prompts: dict[str, dict[str, Any] | None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,6 +157,7 @@ def read_tested(manifest: Path, folders: Mapping[str, str], scratch: Path) -> Te
         memory_mib={model: index["peak_memory_mib"] for model, index in indices.items()},
         structures=tuple(metadata["labels"]),
         phantom=bool(metadata.get("phantom")),
+        prompts={model: index.get("prompt") for model, index in indices.items()},
     )
 
 
@@ -189,15 +193,18 @@ def _summary(
         delta=settings.delta,
         folds=tested.folds,
     )
-    found = mask_summary(results, drawing, failed={}, total=len(results))
+    apart = [model for model, prompt in tested.prompts.items() if prompt and prompt["source"] == TRUTH]
+    found = mask_summary(results, drawing, failed={}, total=len(results), apart=apart)
     for model, entry in found["models"].items():
         seconds = [value for (of, _), value in tested.seconds.items() if of == model]
+        entry["prompt"] = tested.prompts[model]
         entry |= {"inference_seconds": sum(seconds) / len(seconds), "peak_memory_mib": tested.memory_mib[model]}
     warnings = [PHANTOM] if tested.phantom else []
     warnings += [
         *warnings_of(results, n_patients=found["n_patients"], patients_given=True),
         *found["warnings"],
         ONE_SEED,
+        *prompt_notes(tested.prompts),
     ]
     warnings += [] if tested.spacings_mm else [IN_PIXELS]
     return {
@@ -220,6 +227,24 @@ def _summary(
         "failures": [],
         "warnings": [*warnings, *audit["warnings"]],
     }
+
+
+def prompt_notes(prompts: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """What a reader must know of models that were told where to draw."""
+    notes = []
+    for model, told in prompts.items():
+        if told is None:
+            continue
+        without = f"; {told['n_without']} structures had none and were predicted empty" if told["n_without"] else ""
+        if told["source"] == TRUTH:
+            words = (
+                f"was prompted with the truth's {told['kind']} of each structure, and knows from it which ones exist"
+            )
+            notes.append(f"{model} {words}: an upper bound, not ranked beside models that see the image alone{without}")
+        else:
+            words = f"was prompted with the {told['n_prompts']} given {told['kind']}s of {told['source']}"
+            notes.append(f"{model} {words}, which others were not{without}")
+    return notes
 
 
 def draw_overlays(

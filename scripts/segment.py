@@ -32,6 +32,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", required=True)
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
+    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="folder to write: one PNG a case, and index.json")
     return parser.parse_args(argv)
@@ -42,7 +43,7 @@ def _segment(study: Study, arguments: argparse.Namespace) -> None:
     from archbench.mask_prediction import Checkpoint, predict_masks
     from archbench.models.building import build_network
 
-    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache, prompts=arguments.prompts)
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
     network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
@@ -65,7 +66,8 @@ def _segment(study: Study, arguments: argparse.Namespace) -> None:
         device=devices.device_name(device),
     )
     index = {"provenance": origin, "classes": list(cases.classes), "peak_memory_mib": devices.peak_memory_mib(device)}
-    write_json(output / "index.json", {**index, "masks": masks})
+    prompt = None if cases.prompts is None else cases.prompts.account()
+    write_json(output / "index.json", {**index, "prompt": prompt, "masks": masks})
 
 
 def _shapes(manifest: str) -> dict[str, tuple[int, int]]:

@@ -30,7 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with leaving_on_signals():
             study = load_study(arguments.study)
-            cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+            cases = read_cases(
+                arguments.manifest,
+                arguments.folds,
+                arguments.cache,
+                prompts=arguments.prompts,
+                jitter=study.jitter_of(arguments.model),
+            )
             _train(study, cases, arguments)
     except Interrupted as interruption:
         where = "goes on after its last finished epoch" if Path(arguments.state).is_file() else "starts anew"
@@ -48,6 +54,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--weights", help="safetensors file to start from")
     parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
+    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--tuned", help="result of the hyper-parameter search whose values override the recipe")
     parser.add_argument("--state", required=True, help="where the resumable state is kept")
     parser.add_argument("--threads", type=int, default=1)
@@ -104,7 +111,8 @@ def _identity(study: Study, recipe: Training, cases: Cases, arguments: argparse.
     data = [cases.part(arguments.fold, split).case_ids.tolist() for split in ("train", "val")]
     parts = [model, recipe.model_dump(), data, cases.sha256.tolist(), cases.targets.tolist(), arguments.seed]
     masks = [] if cases.cache.masks is None else [hashlib.sha256(cases.cache.masks.tobytes()).hexdigest()]
-    return settings_hash([*parts, *masks, arguments.code])
+    prompts = [] if cases.prompts is None else [hashlib.sha256(cases.prompts.values.tobytes()).hexdigest()]
+    return settings_hash([*parts, *masks, *prompts, arguments.code])
 
 
 def _describe(study: Study, recipe: Training, arguments: argparse.Namespace, trained: Trained) -> dict[str, Any]:

@@ -22,7 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     label_progress(f"tune {arguments.dataset}/{arguments.model} fold {arguments.fold}")
     study = load_study(arguments.study)
-    cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
+    cases = read_cases(
+        arguments.manifest,
+        arguments.folds,
+        arguments.cache,
+        prompts=arguments.prompts,
+        jitter=study.jitter_of(arguments.model),
+    )
     if arguments.result:
         _summarize(study, cases, arguments)
     else:
@@ -38,6 +44,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--weights", help="safetensors file to start from")
     parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
+    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--storage", required=True, type=Path, help="SQLite file of the search")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worker", type=int, default=0, help="number of this worker")

@@ -140,6 +140,8 @@ def _load_torch(spec: Mapping[str, Any]) -> Engine:
     device = torch.device(spec["device"])
     network = build_network(**spec["network"], num_classes=int(spec["num_classes"]))
     network = load_checkpoint(network, Path(spec["checkpoint"]), torch.device("cpu")).to(device).eval()
+    if hasattr(network.network, "prompt_with_whole_image"):
+        network.network.prompt_with_whole_image()  # type: ignore[operator]
     bare: Any = torch.compile(network.network) if spec["engine"] == "torch_compile" else network.network
 
     def prepare(pixels: np.ndarray) -> torch.Tensor:

@@ -39,6 +39,8 @@ def count_work(network: NormalizedNetwork) -> dict[str, Any]:
     """Return parameters and GMACs of one image, with the names of the operations that count nothing."""
     bare = network.network.eval()
     device = next(bare.parameters()).device
+    if hasattr(bare, "prompt_with_whole_image"):
+        bare.prompt_with_whole_image()  # type: ignore[operator]
     with _Uncounted() as uncounted, FlopCounterMode(display=False) as counter:
         bare(torch.zeros(1, *network.input_shape, device=device))
     return {

@@ -88,6 +88,7 @@ class Architecture:
         requires: Optional Python package that it is built with, and the extra that installs it.
         masks: Whether it gives logits of every pixel (task segmentation) instead of the picture's.
         dimensions: 2 reads images, or the slices of volumes; 3 reads volumes alone.
+        prompted: Whether it draws what a box or a point beside the image asks for.
     """
 
     build: Builder
@@ -109,6 +110,7 @@ class Architecture:
     requires: tuple[str, str] | None = None
     masks: bool = False
     dimensions: int = 2
+    prompted: bool = False
 
     def cam_layer_at(self, size: int) -> str:
         """Return the deepest layer whose map has 7 cells a side at this input size, as at 224 px; else the finest."""

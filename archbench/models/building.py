@@ -87,11 +87,15 @@ class NormalizedNetwork(nn.Module):
         """Turn pixels 0-255, shape (B, C, H, W), into the network's input."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K), of segmentation (B, K, H, W), of pixels 0-255, shape (B, C, image_size, image_size)."""
+    def forward(self, images: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K), of segmentation (B, K, H, W), of pixels 0-255, shape (B, C, image_size, image_size).
+
+        Args:
+            prompts: Of a prompted network alone: one tensor, boxes (B, L, 4) or points (B, L, 2), NaN for none.
+        """
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"built for {self.image_size} px, got images of shape {tuple(images.shape)}")
-        logits: torch.Tensor = self.network(self.normalize(images))
+        logits: torch.Tensor = self.network(self.normalize(images), *prompts)
         return logits
 
 
@@ -145,11 +149,11 @@ class VolumeNetwork(NormalizedNetwork):
         """Type of the numbers in the image cache."""
         return torch.int16
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K) of Hounsfield units, shape (B, D, image_size, image_size)."""
         if images.ndim != 4 or images.shape[1] != self.n_slices:
             raise ValueError(f"built for volumes of {self.n_slices} slices, got shape {tuple(images.shape)}")
-        return super().forward(images)
+        return super().forward(images, *prompts)
 
 
 def _mean_std(entry: Architecture, normalization: str, in_channels: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,7 +67,7 @@ def build_backbone(
     sized = {"image_size": image_size} if "image_size" in config else {}
     settings = {**config, **sized, "num_channels": in_channels, "drop_path_rate": drop_path}
     backbone = AutoModel.from_config(read_config(settings))  # type: ignore[no-untyped-call]
-    _quiet(backbone)
+    quiet(backbone)
     sizes = backbone.config.to_dict()
     features = sizes.get("hidden_size") or sizes["hidden_sizes"][-1]
     patch = sizes.get("patch_size") if "depths" not in sizes else None
@@ -84,7 +84,7 @@ def read_config(settings: dict[str, Any]) -> Any:
     return AutoConfig.for_model(settings["model_type"], **kept)
 
 
-def _quiet(backbone: nn.Module) -> None:
+def quiet(backbone: nn.Module) -> None:
     """Take out what no logit depends on: a pooler beside the class token, and the token of masked patches."""
     pooler = getattr(backbone, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
@@ -135,7 +135,7 @@ def pretrained_tensors(weights: Path, config: dict[str, Any]) -> dict[str, torch
         backbone, account = AutoModel.from_pretrained(
             folder, config=read_config(config), local_files_only=True, weights_only=True, output_loading_info=True
         )
-    _quiet(backbone)
+    quiet(backbone)
     lost = [name for name in account["missing_keys"] if name in backbone.state_dict()]
     if lost or account["mismatched_keys"]:
         raise ValueError(f"missing {sorted(lost)[:5]}, other shapes {sorted(map(str, account['mismatched_keys']))[:5]}")

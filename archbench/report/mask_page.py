@@ -11,7 +11,7 @@ from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.labels import format_interval, format_value
 from archbench.report.mask_pictures import COLOURS
 from archbench.report.mask_study import MaskStudy
-from archbench.report.mask_tables import detection_table, pairs_table, results_table, success_table
+from archbench.report.mask_tables import detection_table, pairs_table, results_table, success_table, tool_label
 from archbench.report.page import TEMPLATES
 
 GIVEN = (
@@ -81,11 +81,16 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
     record = summary["models"][best]["structures"][structure]["dice"]
     if record["value"] is None:
         return [f"No Dice is defined: {record['reason']}."]
-    sentences = [f"{best}: mean Dice {format_interval(record)} over {record['n_patients']} patients ({structure})."]
+    sentences = [
+        f"{tool_label(summary, best)}: mean Dice {format_interval(record)} over {record['n_patients']} patients ({structure})."
+    ]
     for pair in comparison["pairs"]:
         if pair["a"] == best:
             difference = format_interval({**pair, "value": pair["difference"]})
             sentences.append(f"Against {pair['b']}: {difference}, {pair['verdict']}.")
+    for tool in summary.get("apart", ()):
+        told = format_interval(summary["models"][tool]["structures"][structure]["dice"])
+        sentences.append(f"{tool_label(summary, tool)}: {told}, an upper bound that is not ranked.")
     return sentences
 
 
@@ -106,7 +111,7 @@ def forest_panel(summary: Mapping[str, Any]) -> Panel:
                         axes.plot([record["low"], record["high"]], [at, at], color=style.color, lw=1.6)
                     axes.plot(record["value"], at, style.marker, color=style.color, ms=5, label="_")
             axes.plot([], [], styles[name].marker, color=styles[name].color, label=name)
-        axes.set_yticks(range(len(tools)), tools)
+        axes.set_yticks(range(len(tools)), [tool_label(summary, tool) for tool in tools])
         axes.set_ylim(len(tools) - 0.4, -0.6)
         axes.set_xlabel("mean Dice over patients")
         axes.grid(axis="x", color="#d9d9d9", lw=0.6)

@@ -14,6 +14,14 @@ METRIC_DIGITS = {"hd95_mm": 2}
 PAIR_COLUMNS = ("label", "metric", "primary", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict")
 
 
+def tool_label(summary: Mapping[str, Any], tool: str) -> str:
+    """A tool's name, with what it was told beside the image."""
+    told = summary["models"][tool].get("prompt")
+    if not told:
+        return tool
+    return f"{tool} (told the true {told['kind']})" if told["source"] == "truth" else f"{tool} (given {told['kind']}s)"
+
+
 def results_table(summary: Mapping[str, Any], structure: str, *, caption: str) -> Table:
     """Every tool, best first, with all metrics of one structure."""
     names = list(next(iter(summary["models"].values()))["structures"][structure])
@@ -22,7 +30,7 @@ def results_table(summary: Mapping[str, Any], structure: str, *, caption: str) -
     for tool in summary["order"]:
         records = summary["models"][tool]["structures"][structure]
         cells = [record_cell(records[name], draw=name == "dice", digits=METRIC_DIGITS.get(name, 3)) for name in names]
-        rows.append([Cell(tool, tool.lower()), *cells])
+        rows.append([Cell(tool_label(summary, tool), tool.lower()), *cells])
     return Table(f"results-{structure}", caption, columns, rows, sortable=True)
 
 
@@ -115,13 +123,15 @@ def inference_table(summary: Mapping[str, Any]) -> Table:
 def results_csv(summary: Mapping[str, Any]) -> str:
     """One row per tool, label and metric."""
     keys = ("value", "low", "high", "sd", "min", "median", "max", "n_cases", "n_patients", "undefined_cases", "reason")
+    told = {tool: summary["models"][tool].get("prompt") for tool in summary["order"]}
+    prompts = {tool: f"{entry['kind']} of {entry['source']}" if entry else "" for tool, entry in told.items()}
     rows = [
-        [tool, structure, metric, *(record[key] for key in keys)]
+        [tool, structure, metric, *(record[key] for key in keys), prompts[tool]]
         for tool in summary["order"]
         for structure, records in summary["models"][tool]["structures"].items()
         for metric, record in records.items()
     ]
-    return _csv([["model", "label", "metric", *keys], *rows])
+    return _csv([["model", "label", "metric", *keys, "prompt"], *rows])
 
 
 def pairs_csv(summary: Mapping[str, Any]) -> str:
@@ -150,7 +160,9 @@ def to_text(summary: Mapping[str, Any]) -> str:
     rows = []
     for tool in summary["order"]:
         records = summary["models"][tool]["structures"][structure]
-        rows.append([tool, *(format_interval(records[name], METRIC_DIGITS.get(name, 3)) for name in names)])
+        rows.append(
+            [tool_label(summary, tool), *(format_interval(records[name], METRIC_DIGITS.get(name, 3)) for name in names)]
+        )
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     level = f"{100 * summary['settings']['confidence']:g} %"
     counts = f"{summary['n_cases']} cases of {summary['n_patients']} patients"

@@ -20,7 +20,7 @@ from archbench.settings.data import (
 from archbench.settings.deployment import Bundle, Explain, FinalModel, Inference
 from archbench.settings.evaluation import Ensemble, Evaluation, Protocol, StackingNetwork, Thresholds
 from archbench.settings.study import Audit, Compute, HubBoard, Leaderboard, Severity, StudyFile, StudySections
-from archbench.settings.training import AsymmetricLoss, EarlyStopping, Model, SearchRange, Training, Tuning
+from archbench.settings.training import AsymmetricLoss, EarlyStopping, Model, Prompt, SearchRange, Training, Tuning
 
 __all__ = [
     "AsymmetricLoss",
@@ -43,6 +43,7 @@ __all__ = [
     "Name",
     "Phantom",
     "Preprocessing",
+    "Prompt",
     "Protocol",
     "SearchRange",
     "Segmentation",

@@ -114,12 +114,32 @@ class Training(Settings):
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
 
 
+class Prompt(Settings):
+    """Where a prompted network (`sam:`) is told to draw: one box or point for each structure of an image."""
+
+    kind: Literal["box", "point"] = Field("box", description="A box, or one point in the structure.")
+    csv: str | None = Field(
+        None,
+        description="Table of given prompts: case, structure and x0, y0, x1, y1 (box) or x, y (point), in pixels of "
+        "the source picture (of a volume, of its slices as they are shown); what has no row is predicted empty. Unset: "
+        "the box of the true mask, or its deepest pixel, which the report declares as an upper bound.",
+    )
+    jitter: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="In training, prompts come of the true masks, each edge or the point moved by up to this share of "
+        "the structure's width and height.",
+    )
+
+
 class Model(Settings):
     """One candidate: an architecture with its recipe."""
 
     architecture: str = Field(
         description="Name (docs/architectures.md), timm:<name> for any other of timm, hf:<repository or folder> for a "
-        "vision backbone of Hugging Face."
+        "vision backbone of Hugging Face; for masks also decoder:<name of timm>, decoder:hf:<repository or folder>, "
+        "and sam:<repository or folder>."
     )
     weights: str = Field(
         "none",
@@ -127,7 +147,12 @@ class Model(Settings):
         "package:<name>, or file:<path> (safetensors, the index of several, or a checkpoint of tensors alone).",
     )
     image_size: int | None = Field(None, ge=16, le=2048, description="Side of the input; default: the architecture's.")
-    checkpoint: str | None = Field(None, description="Weights to evaluate without training (safetensors or .pth).")
+    checkpoint: str | None = Field(
+        None,
+        description="Weights to evaluate without training (safetensors or .pth); hub: those that a prompted network's "
+        "repository publishes, head included.",
+    )
+    prompt: Prompt | None = Field(None, description="Prompts of a prompted network (`sam:`); default: true boxes.")
     head: Literal["linear", "mlp"] = Field(
         "linear", description="Last layer, or dropout → `head_hidden` units → ReLU → half the dropout → last layer."
     )

@@ -147,6 +147,18 @@ def feature_pointer(w):
     return [f"{DATA}/features-{{model}}.json".format(**w)] if cached else []
 
 
+def prompts_file(w):
+    """Prompts of a prompted model, as a list of at most one file."""
+    prompted = STUDY.prompt_of(w.model) is not None
+    return [f"{MODEL}/prompts.parquet".format(**w)] if prompted else []
+
+
+def given_prompts(w):
+    """Table in which the prompts of a model are given, as a list of at most one file."""
+    prompt = STUDY.prompt_of(w.model)
+    return [prompt.csv] if prompt and prompt.csv else []
+
+
 def tuned_file(w):
     """Result of the hyper-parameter search of a fold, as a list of at most one file."""
     return [TUNED.format(**w)] if STUDY.tuning and STUDY.tuning.apply else []
@@ -162,7 +174,12 @@ def optional(name):
 def pretrained_weights():
     """Start weights of all models that are trained."""
     files = [weights_file_of(model) for model in TRAINED]
-    return sorted({file for found in files for file in found})
+    published = [
+        model.checkpoint
+        for model in STUDY.models.values()
+        if model.checkpoint == hub.weights_path(model.architecture, "hub").as_posix()
+    ]
+    return sorted({file for found in [*files, published] for file in found})
 
 
 def architecture(w):

@@ -33,7 +33,9 @@ def data_paths():
         kind, _, file = model.weights.partition(":")
         file = os.path.dirname(file) or "." if file.endswith(".index.json") else file
         paths[f"models.{name}.weights"] = file if kind == "file" else None
-        repository = model.architecture.removeprefix("hf:")
+        paths[f"models.{name}.prompt.csv"] = model.prompt and model.prompt.csv
+        repository = model.architecture.removeprefix("decoder:")
+        repository = repository.removeprefix("hf:").removeprefix("sam:")
         if repository != model.architecture and hub.is_folder(repository):
             paths[f"models.{name}.architecture"] = repository
     # What lies in a package comes from the image's packages.

@@ -59,7 +59,17 @@ def training_settings_of(model, dataset):
     recipe = training_of(model, dataset).model_dump()
     decision = TASKS[STUDY.datasets[dataset].task].decision
     network = network_settings_of(model, dataset)
-    return settings_hash([network, STUDY.models[model].weights, recipe, decision])
+    prompt = STUDY.prompt_of(model)
+    moved = [] if prompt is None else [prompt.jitter]
+    return settings_hash(
+        [network, STUDY.models[model].weights, recipe, decision, *moved]
+    )
+
+
+def prompt_settings(w):
+    """What the prompts of a model depend on."""
+    prompt = STUDY.prompt_of(w.model)
+    return settings_hash(prompt and prompt.model_dump(exclude={"jitter"}))
 
 
 def training_code(w, script="train"):

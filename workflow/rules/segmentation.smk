@@ -1,12 +1,39 @@
 # Masks: predicted by the weights that never saw the case, scored together, reported on a page of their own.
 
 
+# Of a prompted network: where it is told to draw, from the true masks or given.
+rule prompts:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        cache=cache_pointer,
+        given=given_prompts,
+    output:
+        f"{MODEL}/prompts.parquet",
+    log:
+        f"{LOGS}/prompts/{{dataset}}/{{model}}.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, MODELS)),
+    resources:
+        mem_mb=grow(2000),
+        runtime=grow(30),
+    params:
+        settings=prompt_settings,
+        code=fingerprint("prompts"),
+    message:
+        "{wildcards.dataset}: prompts of {wildcards.model}"
+    shell:
+        "python $SCRIPTS/prompts.py --study $STUDY_FILE --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --manifest {input.manifest} --cache {input.cache}"
+        " --output {output} --code {params.code} 2>&1 | tee {log}"
+
+
 rule segment:
     input:
         manifest=f"{DATA}/manifest.parquet",
         folds=f"{DATA}/folds.parquet",
         cache=cache_pointer,
         checkpoints=checkpoints,
+        prompts=prompts_file,
     output:
         directory(f"{MODEL}/masks"),
     log:
@@ -20,6 +47,7 @@ rule segment:
         gpu=STUDY.compute.gpus,
     params:
         checkpoints=checkpoint_arguments,
+        prompts=optional("prompts"),
         settings=lambda w: settings_hash(network_settings(w)),
         batch_size=lambda w: STUDY.training_of(w.model, w.dataset).eval_batch_size,
         code=network_code("segment"),
@@ -28,7 +56,7 @@ rule segment:
     shell:
         "python $SCRIPTS/segment.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
-        " --cache {input.cache} --checkpoint {params.checkpoints} --threads {threads}"
+        " --cache {input.cache} --checkpoint {params.checkpoints} {params.prompts} --threads {threads}"
         " --output {output} --code {params.code} 2>&1 | tee {log}"
 
 

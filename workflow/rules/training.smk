@@ -78,6 +78,7 @@ rule train:
         cache=cache_pointer,
         weights=weights_file,
         features=feature_pointer,
+        prompts=prompts_file,
         tuned=tuned_file,
     output:
         best=f"{FOLD}/best.safetensors",
@@ -95,6 +96,7 @@ rule train:
     params:
         weights=optional("weights"),
         features=optional("features"),
+        prompts=optional("prompts"),
         tuned=optional("tuned"),
         state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.pt",
         settings=training_settings,
@@ -106,7 +108,7 @@ rule train:
         "trap : TERM USR1; python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
         " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
-        " {params.features} {params.tuned} --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
+        " {params.features} {params.prompts} {params.tuned} --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
         " --settings {output.settings} --code {params.code} 2>&1 | (trap '' TERM USR1; exec tee {log})"
 
 
@@ -117,6 +119,7 @@ rule tune_worker:
         cache=cache_pointer,
         weights=weights_file,
         features=feature_pointer,
+        prompts=prompts_file,
     output:
         f"{MODEL}/tuning/fold{{fold}}-worker{{worker}}.json",
     log:
@@ -131,6 +134,7 @@ rule tune_worker:
     params:
         weights=optional("weights"),
         features=optional("features"),
+        prompts=optional("prompts"),
         storage=search_storage,
         settings=tuning_settings,
         code=tuning_code,
@@ -139,7 +143,7 @@ rule tune_worker:
     shell:
         "python $SCRIPTS/tune.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --manifest {input.manifest}"
-        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features}"
+        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features} {params.prompts}"
         " --storage {params.storage} --worker {wildcards.worker} --threads {threads}"
         " --done {output} --code {params.code} 2>&1 | tee {log}"
 
@@ -184,6 +188,7 @@ rule train_final:
         cache=cache_pointer,
         weights=weights_file,
         features=feature_pointer,
+        prompts=prompts_file,
         settings=fold_files(f"{FOLD}/settings.json"),
     output:
         best=f"{FINAL}/best.safetensors",
@@ -199,6 +204,7 @@ rule train_final:
     params:
         weights=optional("weights"),
         features=optional("features"),
+        prompts=optional("prompts"),
         state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/final.pt",
         settings=training_settings,
         code=lambda w: training_code(w, script="final_model"),
@@ -207,7 +213,7 @@ rule train_final:
     shell:
         "python $SCRIPTS/final_model.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold-settings {input.settings} --manifest {input.manifest}"
-        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features}"
+        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features} {params.prompts}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
         " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
 
