@@ -32,9 +32,15 @@ study's value. Those of DenseNet, EfficientNet B5 and Lite0, ViT tiny and small,
 product's choice, the others come from the tools that it replaces.
 
 ## Segmentation
-{segmentation}, and `decoder:<timm name>`: any backbone of timm that gives maps, with a light decoder (1 x 1
-convolutions of all stages, added at the largest map, 3 x 3 convolution, 1 x 1 convolution). They serve the task
-`segmentation` and no other.
+{segmentation}, and `decoder:<name>`: any backbone of timm that gives maps, `decoder:biomedclip` (its image tower), or
+`decoder:hf:<repository or folder>` of Hugging Face, with a light decoder (1 x 1 convolutions of all stages, added at
+the largest map, 3 x 3 convolution, 1 x 1 convolution). They serve the task `segmentation` and no other.
+
+`sam:<repository or folder>` (`sam:facebook/sam-vit-base`, `-large`, `-huge`) draws what a box or a point asks for, one
+for each structure (`models.<name>.prompt`): of the true mask, which the report declares as an upper bound and doesn't
+rank beside models that see the image alone, or given in a CSV. `checkpoint: hub` evaluates the published weights,
+`weights: hub` with `training: {{freeze: backbone}}` trains the mask decoder. Images are squeezed to a square, where
+SAM's own processor pads them; of its masks the single one is taken. It is not exported to ONNX.
 
 ## Weights
 {weights}

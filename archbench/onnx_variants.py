@@ -123,7 +123,13 @@ class Export:
             self._account(precision, None, "unsupported", reason, None)
             for precision in dict.fromkeys(["fp32", *precisions])
         ]
-        nothing: dict[str, Any] = {"exporter": None, "onnx_bytes": None, "parameters": None, "parity": [], "passed": False}
+        nothing: dict[str, Any] = {
+            "exporter": None,
+            "onnx_bytes": None,
+            "parameters": None,
+            "parity": [],
+            "passed": False,
+        }
         return {**nothing, "variants": variants, "ladder": []}
 
     def _gate(self, raw: Mapping[int | None, Path], reference: Reference) -> tuple[dict[str, Any], str | None]:

@@ -109,7 +109,16 @@ def _registering_module() -> str:
 ARCHITECTURES: Registry[Any] = Registry(
     "architecture",
     "archbench.models",
-    skip=("building", "heads", "volumes", "weights", "transformers_network", "segmentation_network", "sam_network", "hub_encoder"),
+    skip=(
+        "building",
+        "heads",
+        "volumes",
+        "weights",
+        "transformers_network",
+        "segmentation_network",
+        "sam_network",
+        "hub_encoder",
+    ),
 )
 DATASETS: Registry[Any] = Registry("dataset format", "archbench.datasets")
 LOSSES: Registry[Any] = Registry("loss", "archbench.losses")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,21 +23,24 @@ from archbench.config import ConfigError, parse_study, read_yaml
 CHECKOUT = Path(__file__).resolve().parent.parent
 SOURCE = "the flags of segmentation.py"
 DATASET = "masks"
+SAM = "sam:"
 DEFAULT_VALUE = 2
 TRAINING = {"loss": "dice_ce", "epochs": 30, "batch_size": 8, "lr": 1.0e-3, "augmentation": "light"}
-# Hub models by what they are here; of an encoder the decoder is ours.
+# Hub models by what they are here; of an encoder the decoder is ours. timm holds the weights of this Swin too.
 HUB = {
     "nvidia/mit-b0": {"architecture": "segformer_b0", "weights": "hub"},
     "microsoft/swinv2-base-patch4-window12-192-22k": {
-        "architecture": "decoder:swinv2_base_window12_192",
-        "weights": "none",
+        "architecture": "decoder:swinv2_base_window12_192.ms_in22k",
+        "weights": "imagenet",
+    },
+    "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": {
+        "architecture": "decoder:biomedclip",
+        "weights": "hub",
     },
     "unet": {"architecture": "unet"},
 }
-UNSUPPORTED = {
-    "facebook/sam-vit-base": "prompted networks are not trained or evaluated here yet",
-    "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": "its tower has no decoder here yet",
-}
+PUBLISHED_SAM = tuple(f"facebook/sam-vit-{size}" for size in ("base", "large", "huge"))
+OTHERS = "decoder:<timm name>, any other <owner>/<encoder> of Hugging Face, sam:<owner>/<name>"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,8 +75,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--architecture", help="network of --model-path (default: that of the study's first model)")
     add("--output-dir", type=Path, default=Path(), help="results/ is made in here (default: the working directory)")
     add("--max-cases", type=int, help="only the first cases by name; 0 takes all")
-    add("--hf-models", nargs="+", help=f"models to train: {', '.join(HUB)}, or decoder:<timm name>")
+    add("--hf-models", nargs="+", help=f"models: {', '.join((*HUB, *PUBLISHED_SAM))}, {OTHERS}")
     add("--weights", help="start weights of all of them: none, hub, imagenet (default: each model's own)")
+    add("--tune-decoder", action="store_true", help="train the mask decoder of SAM, which else is only evaluated")
+    add("--prompts", type=Path, help="CSV of boxes for SAM: case, structure, x0, y0, x1, y1 (default: true boxes)")
     add("--image-size", type=int, help="side of the input, pixels")
     add("--epochs", type=int, help="epochs at most")
     add("--num-workers", type=int, help="CPU cores to use (default: all)")
@@ -101,7 +107,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.max_cases is not None:
         block["max_cases"] = arguments.max_cases
     if arguments.hf_models:
-        study["models"] = {_name(model): _entry(model) for model in arguments.hf_models}
+        study["models"] = {_name(model): _entry(model, tuned=arguments.tune_decoder) for model in arguments.hf_models}
     if arguments.model_path:
         first = next(iter(study["models"].values()))
         architecture = arguments.architecture or first["architecture"]
@@ -111,6 +117,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
             model["weights"] = arguments.weights
         if arguments.image_size:
             model["image_size"] = arguments.image_size
+    _set_prompts(study["models"], arguments)
     if arguments.epochs:
         study.setdefault("training", {})["epochs"] = arguments.epochs
     return study
@@ -151,18 +158,37 @@ def _values(words: list[str]) -> list[int]:
     return [int(word) for word in words]
 
 
+def _set_prompts(models: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Give prompts to the models that take them.
+
+    Raises:
+        ConfigError: If a flag about them finds none.
+    """
+    prompted = [model for model in models.values() if str(model["architecture"]).startswith(SAM)]
+    flags = {"--prompts": arguments.prompts, "--tune-decoder": arguments.tune_decoder}
+    idle = [flag for flag, value in flags.items() if value and not prompted]
+    if idle:
+        raise ConfigError(SOURCE, [f"{flag}: has no effect without a SAM among --hf-models" for flag in idle])
+    for model in prompted:
+        if arguments.prompts:
+            model["prompt"] = {"kind": "box", "csv": str(arguments.prompts.resolve())}
+
+
 def _name(model: str) -> str:
-    return model.partition("/")[2] or model.replace(":", "-")
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", model.removeprefix(SAM).rpartition("/")[2] or model)
 
 
-def _entry(model: str) -> dict[str, Any]:
-    if model in UNSUPPORTED:
-        raise ConfigError(SOURCE, [f"--hf-models: {model}: {UNSUPPORTED[model]}; choose of {', '.join(HUB)}"])
+def _entry(model: str, *, tuned: bool) -> dict[str, Any]:
+    if model in PUBLISHED_SAM or model.startswith(SAM):
+        weights = {"weights": "hub", "training": {"freeze": "backbone"}} if tuned else {"checkpoint": "hub"}
+        return {"architecture": SAM + model.removeprefix(SAM), **weights}
     if model in HUB:
         return dict(HUB[model])
     if model.startswith("decoder:"):
         return {"architecture": model}
-    known = f"{', '.join(HUB)}, decoder:<timm name>"
+    if "/" in model:
+        return {"architecture": f"decoder:hf:{model}", "weights": "hub"}
+    known = f"{', '.join((*HUB, *PUBLISHED_SAM))}, {OTHERS}"
     raise ConfigError(SOURCE, [f"--hf-models: '{model}' is not known as a segmentation network (known: {known})"])
 
 

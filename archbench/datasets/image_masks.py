@@ -20,6 +20,7 @@ from archbench.registry import DATASETS
 
 PICTURES = (".jpg", ".jpeg")
 REMEDY = "Nothing was trained. Correct the files, or leave them out of the folders or the CSV."
+SHOWN = 8  # values of a long list
 BLOCKS = "parts of one volume count as patients: what is reported holds for this volume and says nothing of others"
 
 
@@ -60,6 +61,9 @@ def read_image_masks(settings: SourceSettings) -> Source:
     if problems or not found:
         lines = "\n  ".join(problems or ["no pair of image and mask"])
         raise DatasetError(f"{len(problems)} problems with images and masks:\n  {lines}\n{REMEDY}")
+    unnamed = _unnamed(plan.structures, found)
+    if unnamed:
+        notes.append(f"mask values that no structure names were taken as background: {unnamed}")
     if plan.blocks:
         notes.append(BLOCKS)
     elif len({pair.patient for pair in pairs}) == len(pairs) and sliced != {True}:
@@ -82,6 +86,15 @@ def read_image_masks(settings: SourceSettings) -> Source:
     )
     root = settings.work if sliced == {True} else settings.root
     return Source(rows=rows, root=root, label="", labels=tuple(plan.structures), notes=tuple(notes))
+
+
+def _unnamed(structures: Mapping[str, tuple[int, ...]], found: Sequence[Conversion]) -> str:
+    """The values of masks that are in no structure, the first of many; empty if there are none."""
+    if not all(structures.values()):  # one takes every value
+        return ""
+    named = {0}.union(*structures.values())
+    values = sorted(set().union(*(conversion.values for conversion in found)) - named)
+    return ", ".join(map(str, values[:SHOWN])) + (f" … ({len(values)} in all)" if len(values) > SHOWN else "")
 
 
 def _converted(settings: SourceSettings, pairs: Sequence[Pair], problems: list[str]) -> list[Conversion]:

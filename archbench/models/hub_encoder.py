@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from archbench.models.transformers_network import grid_side, quiet, read_config
+from archbench.models.transformers_network import grid_side, hold_fixed, quiet, read_config
 
 MAPS = 4  # of a plain transformer, whose blocks all have one size
 
@@ -23,10 +23,14 @@ class HubEncoder(nn.Module):
         super().__init__()
         self.model = model
         self.patch = patch
-        with torch.no_grad():
-            maps = self.eval()(torch.zeros(1, in_channels, image_size, image_size))
-        self.train()
+        maps = self.eval()(torch.zeros(1, in_channels, image_size, image_size))
         self.widths = [found.shape[1] for found in maps]
+        named = dict(self.named_parameters())
+        gradients = torch.autograd.grad(
+            torch.stack([found.sum() for found in maps]).sum(), list(named.values()), allow_unused=True
+        )
+        hold_fixed(self, [name for name, found in zip(named, gradients, strict=True) if found is None])
+        self.train()
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the last map of each resolution, of a plain transformer those of four depths."""
@@ -35,7 +39,8 @@ class HubEncoder(nn.Module):
         hidden = list(getattr(output, "reshaped_hidden_states", None) or output.hidden_states)
         if last.ndim == 3 and hidden[0].ndim == 3:
             blocks = hidden[1:-1]
-            chosen = [blocks[round((k + 1) * len(blocks) / MAPS) - 1] for k in range(MAPS - 1)] if len(blocks) > 2 else blocks
+            places = {round((k + 1) * len(blocks) / MAPS) - 1 for k in range(MAPS - 1)}
+            chosen = [blocks[place] for place in sorted(places) if place >= 0]
             return [self._as_map(tokens, images.shape[-1]) for tokens in (*chosen, last)]
         by_side = {found.shape[-1]: found for found in hidden}
         final = last if last.ndim == 4 else last.transpose(1, 2).reshape(hidden[-1].shape)  # after the last norm

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from archbench.models.transformers_network import hold_fixed
+
 ABSENT = -30.0  # logit of a structure that no prompt asks for: nothing is drawn, and no gradient passes
 
 
@@ -27,7 +29,7 @@ class SamNetwork(nn.Module):
         self.whole = False
         idle = [*self.mask_decoder.output_hypernetworks_mlps[1:], self.mask_decoder.iou_prediction_head]
         for module in (self.prompt_encoder, *idle):
-            _hold_fixed(module)
+            hold_fixed(module, [name for name, _ in module.named_parameters()])
 
     def forward(self, images: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits (B, K, S, S).
@@ -81,15 +83,6 @@ class SamNetwork(nn.Module):
         y, x = torch.meshgrid(places, places, indexing="ij")
         grid: torch.Tensor = embed(torch.stack([x, y], dim=-1)[None])
         return grid.permute(0, 3, 1, 2)
-
-
-def _hold_fixed(module: nn.Module) -> None:
-    """Turn parameters into buffers of the same names: what no logit depends on, or what must stay as it is."""
-    for part in module.modules():
-        for name, parameter in list(part._parameters.items()):
-            if parameter is not None:
-                del part._parameters[name]
-                part.register_buffer(name, parameter.detach().clone())
 
 
 def build_sam(config: dict[str, Any], *, num_classes: int, image_size: int, in_channels: int) -> SamNetwork:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def quiet(backbone: nn.Module) -> None:
         if token is not None:
             del module._parameters["mask_token"]
             module.register_buffer("mask_token", token.detach())
+
+
+def hold_fixed(module: nn.Module, names: Iterable[str]) -> None:
+    """Turn parameters into buffers of the same names: what no logit depends on, or what must stay as it is."""
+    for name in names:
+        path, _, own = name.rpartition(".")
+        part = module.get_submodule(path)
+        kept = part._parameters.pop(own)
+        assert kept is not None
+        part.register_buffer(own, kept.detach().clone())
 
 
 def _cam_path(backbone: nn.Module) -> str:

@@ -81,9 +81,8 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
     record = summary["models"][best]["structures"][structure]["dice"]
     if record["value"] is None:
         return [f"No Dice is defined: {record['reason']}."]
-    sentences = [
-        f"{tool_label(summary, best)}: mean Dice {format_interval(record)} over {record['n_patients']} patients ({structure})."
-    ]
+    reached = f"mean Dice {format_interval(record)} over {record['n_patients']} patients ({structure})"
+    sentences = [f"{tool_label(summary, best)}: {reached}."]
     for pair in comparison["pairs"]:
         if pair["a"] == best:
             difference = format_interval({**pair, "value": pair["difference"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import yaml
 
 from archbench.config import ConfigError, parse_study
 from scripts import segmentation
+
+SAM_BASE = "sam:facebook/sam-vit-base"
+BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
 
 @pytest.fixture
@@ -44,6 +48,24 @@ def test_folders_are_put_below_their_common_root(folders: tuple[Path, Path]) -> 
         (["--hf-models", "nvidia/mit-b0"], ("models", "mit-b0", "architecture"), "segformer_b0"),
         (["--hf-models", "decoder:resnet18"], ("models", "decoder-resnet18", "architecture"), "decoder:resnet18"),
         (["--hf-models", "nvidia/mit-b0", "--weights", "none"], ("models", "mit-b0", "weights"), "none"),
+        (["--hf-models", "facebook/sam-vit-base"], ("models", "sam-vit-base", "architecture"), SAM_BASE),
+        (["--hf-models", "facebook/sam-vit-huge"], ("models", "sam-vit-huge", "checkpoint"), "hub"),
+        (
+            ["--hf-models", "facebook/sam-vit-base", "--tune-decoder"],
+            ("models", "sam-vit-base"),
+            {"architecture": SAM_BASE, "weights": "hub", "training": {"freeze": "backbone"}},
+        ),
+        (["--hf-models", "sam:facebook/sam-vit-large"], ("models", "sam-vit-large", "checkpoint"), "hub"),
+        (
+            ["--hf-models", BIOMEDCLIP],
+            ("models", BIOMEDCLIP.partition("/")[2]),
+            {"architecture": "decoder:biomedclip", "weights": "hub"},
+        ),
+        (
+            ["--hf-models", "microsoft/swinv2-base-patch4-window12-192-22k", "--image-size", "192"],
+            ("models", "swinv2-base-patch4-window12-192-22k"),
+            {"architecture": "decoder:swinv2_base_window12_192.ms_in22k", "weights": "imagenet", "image_size": 192},
+        ),
     ],
 )
 def test_every_flag_arrives(
@@ -53,6 +75,28 @@ def test_every_flag_arrives(
     for key in place:
         found = found[key]
     assert found == value
+
+
+def test_any_other_encoder_of_the_hub_takes_the_light_decoder(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # its files lie where they were put by hand
+    place = tmp_path / "results/cache/huggingface/some--encoder"
+    place.mkdir(parents=True)
+    config = {"model_type": "vit", "num_channels": 3, "image_size": 64, "patch_size": 16, "hidden_size": 32}
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "model.safetensors").touch()
+    found = build(folders, "--hf-models", "some/encoder")["models"]
+    assert found == {"encoder": {"architecture": "decoder:hf:some/encoder", "weights": "hub"}}
+
+
+def test_given_prompts_reach_every_sam_and_no_other(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("case,structure,x0,y0,x1,y1\n")
+    models = build(folders, "--hf-models", "facebook/sam-vit-base", "unet", "--prompts", str(tmp_path / "boxes.csv"))[
+        "models"
+    ]
+    assert models["sam-vit-base"]["prompt"] == {"kind": "box", "csv": str(tmp_path / "boxes.csv")}
+    assert models["unet"] == {"architecture": "unet"}
 
 
 def test_given_weights_are_evaluated_not_trained(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -78,7 +122,13 @@ def test_flags_override_the_configuration(folders: tuple[Path, Path], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "flags", [["--hf-models", "facebook/sam-vit-base"], ["--hf-models", "resnet18"], ["--foreground", "0"]]
+    "flags",
+    [
+        ["--hf-models", "resnet18"],
+        ["--foreground", "0"],
+        ["--prompts", "boxes.csv", "--hf-models", "unet"],
+        ["--tune-decoder"],
+    ],
 )
 def test_what_means_nothing_is_refused(folders: tuple[Path, Path], flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=flags[0]):

@@ -91,3 +91,10 @@ def with_masks(content: dict[str, Any]) -> dict[str, Any]:
     content["models"]["small"]["architecture"] = "unet"
     content.pop("ensemble", None)
     return content
+
+
+def with_prompts(content: dict[str, Any]) -> dict[str, Any]:
+    """A study of masks whose network takes prompts."""
+    with_masks(content)
+    content["models"]["small"]["architecture"] = "sam:facebook/sam-vit-base"
+    return content

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
-from study_contents import DRAWN_CT, GRADES, OTHERS, base, only_problem, parse, problems_of, with_masks
+from study_contents import DRAWN_CT, GRADES, OTHERS, base, only_problem, parse, problems_of, with_masks, with_prompts
 
-from archbench.settings import Dataset, EarlyStopping, Model, StudyFile, Training
+from archbench.settings import Dataset, EarlyStopping, Model, Prompt, StudyFile, Training
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +45,7 @@ LEGAL: dict[str, Any] = {
     "models.small.weights": "file:start.safetensors",
     "models.small.checkpoint": "best.safetensors",
     "models.small.training": {"lr": 0.5},
+    "models.small.prompt.csv": "boxes.csv",
     "protocol.seeds": [1, 2],
     "compute.data_roots": ["archive"],
     "training.loss": "focal",
@@ -169,12 +170,14 @@ def test_every_key_arrives_and_changes_the_hash(path: tuple[str, ...], field: An
         others = {"datasets": {path[1]: OTHERS[path[1]]}}
     if path[-1] in ("volume_pooling", "slice_input"):
         others = {"datasets__ct": DRAWN_CT}
-    masked = path[:2] == ("datasets", "organs")
-    before = parse(with_masks(base(**copy.deepcopy(others))) if masked else base(**copy.deepcopy(others)))
+    masked = path[:2] == ("datasets", "organs") or "prompt" in path
+    others = {"datasets": {"organs": OTHERS["organs"]}, "models__small__prompt": {}} if "prompt" in path else others
+    fit = with_prompts if "prompt" in path else with_masks if masked else dict
+    before = parse(fit(base(**copy.deepcopy(others))))
     value = another_value(".".join(path), field.annotation, follow(before, path))
     assert value != follow(before, path)
     changed = base(**copy.deepcopy(others), **{"__".join(path): value})
-    changed = with_masks(changed) if masked else changed
+    changed = fit(changed)
     if path[0] == "training":
         accompany(changed, path[-1], changed["training"])
     if path[-1] == "drop_path":  # the plain CNN has no branches
@@ -225,8 +228,8 @@ def test_a_common_key_needs_one_model_that_uses_it() -> None:
 
 def test_the_walk_reaches_every_block() -> None:
     reached = {path[-1] for path, _ in KEYS}
-    for block in [Training, EarlyStopping, Model, *blocks_in(Dataset.model_fields["preprocessing"].annotation)]:
-        assert set(block.model_fields) - {"early_stopping", "asl"} <= reached
+    for block in [Training, EarlyStopping, Model, Prompt, *blocks_in(Dataset.model_fields["preprocessing"].annotation)]:
+        assert set(block.model_fields) - {"early_stopping", "asl", "prompt"} <= reached
 
 
 @pytest.mark.parametrize(("path", "field"), KEYS, ids=[".".join(path) for path, _ in KEYS])

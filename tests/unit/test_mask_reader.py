@@ -150,6 +150,8 @@ def test_every_bad_file_is_named_at_once(root: Path) -> None:
     save(root / "masks" / "small.nii.gz", mask[:-1])
     save(root / "images" / "moved.nii.gz", image)
     save(root / "masks" / "moved.nii.gz", mask, AFFINE + np.diag([0, 0, 1.0, 0]))
+    save(root / "images" / "turned.nii.gz", image)
+    save(root / "masks" / "turned.nii.gz", mask, AFFINE @ np.diag([-1.0, 1, 1, 1]))
     save(root / "images" / "lonely.nii.gz", image)
     save(root / "masks" / "stranger.nii.gz", mask)
     save(root / "masks" / "case_1.nii", mask)
@@ -161,6 +163,7 @@ def test_every_bad_file_is_named_at_once(root: Path) -> None:
         "4 dimensions",
         "shapes differ",
         "affines differ",
+        "orientations RAS and LAS",
         "case 'lonely' has no mask",
         "case 'stranger' has no image",
         "two masks for case 'case_1'",
@@ -172,6 +175,18 @@ def test_every_bad_file_is_named_at_once(root: Path) -> None:
 def test_a_structure_that_no_mask_holds_is_told(root: Path) -> None:
     told = refused(settings(root, structures={"lung": (2,), "heart": (51,)}))
     assert "structure 'heart' [51] is in no mask (their values: [0, 2, 7])" in told
+
+
+def test_values_that_no_structure_names_are_told(root: Path) -> None:
+    told = "mask values that no structure names were taken as background: 7"
+    assert told in read_image_masks(settings(root)).notes
+    assert told not in read_image_masks(settings(root, structures={"lung": (2,), "other": (7,)})).notes
+    assert not any("background" in note for note in read_image_masks(settings(root, structures={"any": ()})).notes)
+
+
+def test_a_cap_takes_the_first_cases_and_zero_takes_all(root: Path) -> None:
+    patients = {cap: {row.patient_id for row in read_image_masks(settings(root, max_cases=cap)).rows} for cap in (0, 2)}
+    assert patients == {0: {"case_1", "case_10", "case_2"}, 2: {"case_1", "case_10"}}
 
 
 def test_empty_and_missing_folders_are_told(tmp_path: Path) -> None:

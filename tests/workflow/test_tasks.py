@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from format_trees import write_heart_table, write_source
+from tiny_sam import write_tiny_sam
 
 from archbench.config import read_yaml
 
@@ -108,27 +109,40 @@ def test_a_study_of_masks_runs(workflow):
     entry["root"] = str(workflow.folder / "data")
     write_source(workflow.folder / "data", entry)
     content["training"] |= {"epochs": 2}
-    content["models"] = {f"tiny{k}": {"architecture": "unet", "image_size": 32} for k in range(2)}
+    sam = {"architecture": write_tiny_sam(workflow.folder / "sam", weights=True), "image_size": 32}
+    content["models"] = {
+        "tiny0": {"architecture": "unet", "image_size": 32},
+        "tuned": {**sam, "weights": "hub", "training": {"freeze": "backbone", "epochs": 1}},
+        "published": {**sam, "checkpoint": "hub", "prompt": {"kind": "point"}},
+    }
     content |= {"protocol": {"kind": "holdout"}, "inference": QUICK_TIMING, "compute": {"device": "cpu"}}
     content |= {"evaluation": {"resamples": 200, "comparison_resamples": 200}, "audit": {"near_duplicates": "off"}}
     (workflow.folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     workflow.snakemake("--cores", "2", "--configfile", "small.yaml")
     study = workflow.folder / "results" / content["study"]
     summary = json.loads((study / "results.json").read_text())
-    assert summary["order"] and set(summary["models"]) == {"tiny0", "tiny1"}
+    assert summary["order"][0] == "tiny0" and set(summary["models"]) == {"tiny0", "tuned", "published"}
+    assert summary["apart"] == ["published", "tuned"] and not summary["comparison"]["dice"]["pairs"]
+    assert summary["models"]["tiny0"]["prompt"] is None
+    told = {name: summary["models"][name]["prompt"] for name in summary["apart"]}
+    assert [told[name]["kind"] for name in ("tuned", "published")] == ["box", "point"]
+    refused = json.loads((study / dataset / "tuned" / "export.json").read_text())
+    assert not refused["passed"] and refused["variants"][0]["status"] == "unsupported"
     dice = summary["models"]["tiny0"]["structures"][summary["structures"][0]]["dice"]
     assert 0 <= dice["low"] <= dice["value"] <= dice["high"] <= 1
     with open(study / dataset / "masks" / "per_case.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     n_structures = len(summary["structures"]) - (len(summary["structures"]) > 1)
     assert summary["size_unit"] == "mm3" and summary["n_cases"] == 2  # a fifth of 8 blocks
-    assert len(rows) == 2 * n_structures * summary["n_cases"] and float(rows[0]["inference_seconds"]) > 0
+    assert len(rows) == 3 * n_structures * summary["n_cases"] and float(rows[0]["inference_seconds"]) > 0
     export = json.loads((study / dataset / "tiny0" / "export.json").read_text())
     quality = export["variants"][0]["quality"]
     assert export["passed"] and quality["metric"] == "dice" and quality["non_inferior"] is not False
     page = (study / "report.html").read_text()
     for words in ("Training, export and speed", "Empty masks", "Best, median and worst", "Calibration, decision"):
         assert words in page
+    assert "tuned was prompted with the truth&#39;s box of each structure" in page
+    assert "published (told the true point)" in page and "an upper bound that is not ranked" in page
     assert workflow.planned("--configfile", "small.yaml") == {}
 
 
