@@ -148,12 +148,12 @@ def prompted_data(n: int = 24):
 def test_the_decoder_is_tuned_and_the_encoder_stays(tmp_path: Path) -> None:
     network, data = build(tmp_path, in_channels=1), prompted_data()
     before = {name: tensor.clone() for name, tensor in network.network.state_dict().items()}
-    settings = recipe(freeze="backbone", epochs=6, lr=5e-3)
+    settings = recipe(freeze="backbone", epochs=4, lr=1e-2, early_stopping={"metric": "loss"})
     given = {"seed": 1, "device": CPU, "dtype": torch.float32, "decision": "argmax"}
     result = train(network, data, settings=settings, state_path=tmp_path / "s.pt", identity="x", **given)
     moved = {name for name, tensor in network.network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved and all(name.startswith("mask_decoder.") for name in moved)
-    assert result.best_value > result.history[0]["val_dice"]
+    assert result.best_value < 0.95 * result.history[0]["val_loss"]
     logits = predict_logits(network, data.images, data.val_rows, batch_size=4, device=CPU, prompts=data.prompts.values)
     said = logits.argmax(axis=1)
     present = np.stack([(data.masks[data.val_rows] == c).any(axis=(1, 2)) for c in (1, 2)], axis=1)
