@@ -43,14 +43,16 @@ class HubEncoder(nn.Module):
             chosen = [blocks[place] for place in sorted(places) if place >= 0]
             return [self._as_map(tokens, images.shape[-1]) for tokens in (*chosen, last)]
         by_side = {found.shape[-1]: found for found in hidden}
-        final = last if last.ndim == 4 else last.transpose(1, 2).reshape(hidden[-1].shape)  # after the last norm
+        final = (
+            last if last.ndim == 4 else last.transpose(1, 2).unflatten(2, hidden[-1].shape[2:])
+        )  # after the last norm
         by_side[final.shape[-1]] = final
         return [by_side[side] for side in sorted(by_side, reverse=True)]
 
     def _as_map(self, tokens: torch.Tensor, size: int) -> torch.Tensor:
         side = grid_side(tokens.shape[1], size=size, patch=self.patch)
         grid = tokens[:, tokens.shape[1] - side * side :]
-        return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+        return grid.transpose(1, 2).unflatten(2, (side, side))
 
 
 def build_encoder(config: dict[str, Any], *, image_size: int, drop_path: float, in_channels: int) -> HubEncoder:

@@ -49,10 +49,12 @@ class SamNetwork(nn.Module):
             raise ValueError(f"SAM needs a prompt for each of {self.num_classes - 1} structures, got {found}")
         absent = prompts.isnan().any(dim=2)
         maps = self.vision_encoder(images).last_hidden_state
-        sparse, dense = self._encoded(torch.nan_to_num(prompts, nan=0.0).to(maps.dtype))
+        with torch.autocast(images.device.type, enabled=False):  # in half precision a coordinate is pixels off
+            sparse, dense = self._encoded(torch.nan_to_num(prompts.float(), nan=0.0))
+            grid = self._grid()
         masks, _ = self.mask_decoder(
             image_embeddings=maps,
-            image_positional_embeddings=self._grid().expand(len(maps), -1, -1, -1),
+            image_positional_embeddings=grid.expand(len(maps), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,

@@ -80,6 +80,7 @@ def test_every_flag_arrives(
 def test_any_other_encoder_of_the_hub_takes_the_light_decoder(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)  # its files lie where they were put by hand
     place = tmp_path / "results/cache/huggingface/some--encoder"
     place.mkdir(parents=True)

@@ -62,6 +62,19 @@ def test_the_contract_of_a_prompted_network(tmp_path: Path, prompts: torch.Tenso
         assert torch.equal(again(pixels(), prompts), network.eval()(pixels(), prompts))
 
 
+def test_prompts_keep_their_precision_in_mixed_precision(tmp_path: Path) -> None:
+    network = build(tmp_path).eval()
+    found = {}
+    decoder = network.network.mask_decoder
+    decoder.register_forward_pre_hook(lambda _, args, given: found.update(given), with_kwargs=True)
+    sparse = {}
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            assert torch.isfinite(network(pixels(3), BOXES)).all()
+        sparse[enabled] = found["sparse_prompt_embeddings"], found["image_positional_embeddings"]
+    assert all(torch.equal(a, b) for a, b in zip(*sparse.values(), strict=True))
+
+
 def test_prompts_are_demanded(tmp_path: Path) -> None:
     network = build(tmp_path).eval()
     with pytest.raises(ValueError, match="a prompt for each of 2 structures, got none"):
