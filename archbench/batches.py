@@ -23,6 +23,12 @@ def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torc
     return batch.permute(0, 3, 1, 2) if batch.dtype == torch.uint8 else batch
 
 
+def affordable(network: nn.Module, batch_size: int) -> int:
+    """Return the images per pass: fewer than asked for where the network says that they would take too much memory."""
+    largest = getattr(getattr(network, "network", None), "largest_pass", None)
+    return batch_size if largest is None else min(batch_size, int(largest))
+
+
 def prompts_at(prompts: np.ndarray | None, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Return what a network takes beside the images at some rows of the cache: their prompts, or nothing."""
     return () if prompts is None else (torch.from_numpy(np.ascontiguousarray(prompts[rows])).to(device),)
@@ -45,6 +51,7 @@ def predict_logits(
         prompts: Of a prompted network, in the order of the cache, shape (N, L, 4) or (N, L, 2).
     """
     network.eval()
+    batch_size = affordable(network, batch_size)
     parts: list[np.ndarray] = []
     start = 0
     while start < len(rows):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from archbench.batches import prompts_at, to_batch
+from archbench.batches import affordable, prompts_at, to_batch
 from archbench.metrics.segmentation import counted_value
 from archbench.training_epoch import Trainer
 
@@ -27,8 +27,9 @@ def validate_masks(trainer: Trainer, metric: str) -> tuple[float, float | None]:
     network.eval()
     prompts = None if data.prompts is None else data.prompts.values
     loss, counts = 0.0, []
-    for start in range(0, len(data.val_rows), trainer.settings.eval_batch_size):
-        rows = data.val_rows[start : start + trainer.settings.eval_batch_size]
+    batch_size = affordable(network, trainer.settings.eval_batch_size)
+    for start in range(0, len(data.val_rows), batch_size):
+        rows = data.val_rows[start : start + batch_size]
         masks = torch.from_numpy(np.ascontiguousarray(data.masks[rows])).to(device)
         with torch.autocast(device.type, dtype=trainer.dtype, enabled=trainer.dtype != torch.float32):
             logits = network(to_batch(data.images, rows, device), *prompts_at(prompts, rows, device)).float()

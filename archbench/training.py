@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from archbench.artifacts import softmax
-from archbench.batches import predict_logits
+from archbench.batches import affordable, predict_logits
 from archbench.features import FeatureHead
 from archbench.freezing import open_stages
 from archbench.mask_validation import validate_masks
@@ -90,7 +90,7 @@ def train(
             trainer,
             epoch=epoch,
             factor=progress.plateau_factor,
-            pass_size=progress.pass_size or settings.batch_size,
+            pass_size=progress.pass_size or affordable(network, settings.batch_size),
         )
         val_loss, value = (None, None) if fixed_epochs else _validate(trainer, metric, decision)
         seconds = time.perf_counter() - started

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from archbench.models.transformers_network import hold_fixed
 
+PASS_BYTES = 2 * 2**30
+BYTES_PER_PAIR = 12  # positions, scores and their softmax, of four bytes
 ABSENT = -30.0  # logit of a structure that no prompt asks for: nothing is drawn, and no gradient passes
 
 
@@ -18,6 +20,9 @@ class SamNetwork(nn.Module):
 
     With one structure the softmax of both is SAM's own sigmoid, cut at one half as SAM does. Of the masks that the
     decoder offers it is the single one, not the best of three. The prompt encoder stays as it was trained.
+
+    Attributes:
+        largest_pass: Images that a pass should hold at most: 1 of the published ones at 1024 px.
     """
 
     def __init__(self, model: Any, *, num_classes: int) -> None:
@@ -27,6 +32,7 @@ class SamNetwork(nn.Module):
         self.mask_decoder: Any = model.mask_decoder
         self.num_classes = num_classes
         self.whole = False
+        self.largest_pass = _largest_pass(model.config.vision_config)
         idle = [*self.mask_decoder.output_hypernetworks_mlps[1:], self.mask_decoder.iou_prediction_head]
         for module in (self.prompt_encoder, *idle):
             hold_fixed(module, [name for name, _ in module.named_parameters()])
@@ -85,6 +91,12 @@ class SamNetwork(nn.Module):
         y, x = torch.meshgrid(places, places, indexing="ij")
         grid: torch.Tensor = embed(torch.stack([x, y], dim=-1)[None])
         return grid.permute(0, 3, 1, 2)
+
+
+def _largest_pass(vision: Any) -> int:
+    """Return how many images fit into a pass: the attention over a whole image has a weight for each pair of cells."""
+    cells = (vision.image_size // vision.patch_size) ** 2
+    return max(1, int(PASS_BYTES // (vision.num_attention_heads * cells**2 * BYTES_PER_PAIR)))
 
 
 def build_sam(config: dict[str, Any], *, num_classes: int, image_size: int, in_channels: int) -> SamNetwork:

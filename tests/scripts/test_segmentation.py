@@ -136,6 +136,25 @@ def test_what_means_nothing_is_refused(folders: tuple[Path, Path], flags: list[s
         build(folders, *flags)
 
 
+def test_the_study_lies_where_the_output_goes_and_is_planned_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real workflow, asked what it would do."""
+    base = {
+        "study": "mine",
+        "datasets": {"d": {"format": "phantom_masks", "task": "segmentation", "phantom": {"patients": 30}}},
+        "models": {"u": {"architecture": "unet", "image_size": 96}},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(base))
+    given = ["--config", str(tmp_path / "s.yaml"), "--output-dir", str(tmp_path / "out"), "--num-workers", "1"]
+    assert segmentation.main([*given, "--hf-models", "unet", "--weights", "none", "--verbose", "--dry-run"]) == 0
+    written = json.loads((tmp_path / "out" / "segmentation_study.json").read_text())
+    assert written["models"] == {"unet": {"architecture": "unet", "weights": "none"}}
+    said = "".join(capfd.readouterr())
+    assert "d: masks of unet, all folds" in said and "$SCRIPTS/segment.py --study" in said
+    assert not (tmp_path / "results").exists()
+
+
 def test_verbose_and_workers_reach_snakemake(folders: tuple[Path, Path], tmp_path: Path) -> None:
     given = [
         "--image-dir",

@@ -75,6 +75,24 @@ def test_prompts_keep_their_precision_in_mixed_precision(tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(*sparse.values(), strict=True))
 
 
+def test_a_pass_holds_as_many_images_as_the_attention_allows(tmp_path: Path) -> None:
+    from archbench.batches import affordable
+
+    network = build(tmp_path)
+    assert affordable(network, 8) == 8
+    images = pixels(3).permute(0, 2, 3, 1).numpy()
+    found = []
+    for network.network.largest_pass in (8, 1):
+        given = {"batch_size": 8, "device": CPU, "prompts": BOXES.numpy()}
+        found.append(predict_logits(network, images, np.arange(2), **given))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    assert affordable(network, 8) == 1 and affordable(torch.nn.Linear(1, 1), 8) == 8
+    with torch.device("meta"):
+        base = ARCHITECTURES.get("sam:facebook/sam-vit-base")
+        passes = [base.build(num_classes=2, image_size=size).largest_pass for size in (1024, 512, 256)]
+    assert passes == [1, 14, 227]
+
+
 def test_prompts_are_demanded(tmp_path: Path) -> None:
     network = build(tmp_path).eval()
     with pytest.raises(ValueError, match="a prompt for each of 2 structures, got none"):
