@@ -34,6 +34,7 @@ def build_folder(
     index: Mapping[str, Any],
     listed: tuple[str, ...] = (),
     threads: int,
+    unit: str = "image",
 ) -> Path:
     """The finished folder, built if it is not there.
 
@@ -42,6 +43,7 @@ def build_folder(
         make: Gives row i of the arrays, in threads.
         index: What index.json says.
         listed: Arrays that are put into index.json instead of files of their own.
+        unit: What a row is, for the progress.
     Raises:
         ArtifactError: If the disk is too small; whatever `make` raises.
     """
@@ -51,11 +53,11 @@ def build_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if (folder / "index.json").is_file():
-            print(f"image cache {folder.name}: {n} images, already there", file=sys.stderr, flush=True)
+            print(f"image cache {folder.name}: {n} {unit}s, already there", file=sys.stderr, flush=True)
             return folder
         partial = _Partial.open(folder.with_name(f"{folder.name}.partial"), n=n, shapes=shapes)
         try:
-            partial.fill(make, threads=threads)
+            partial.fill(make, threads=threads, unit=unit)
             values = {name: partial.arrays[name].tolist() for name in listed}
         finally:
             partial.close()
@@ -99,10 +101,11 @@ class _Partial:
             },
         )
 
-    def fill(self, make: Callable[[int], Row], *, threads: int) -> None:
+    def fill(self, make: Callable[[int], Row], *, threads: int, unit: str) -> None:
         """Make the rows that are not on the disk yet; pixels are flushed before their marks."""
-        pending = np.flatnonzero(self.arrays["done"] == 0)
-        report = _progress(total=len(self.arrays["done"]), already=len(self.arrays["done"]) - len(pending))
+        done = self.arrays["done"]
+        pending = np.flatnonzero(done == 0)
+        report = _progress(total=len(done), already=len(done) - len(pending), unit=unit)
         with ThreadPoolExecutor(max_workers=threads) as pool:
             try:
                 for start in range(0, len(pending), CHECKPOINT_ROWS):
@@ -154,8 +157,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _progress(*, total: int, already: int) -> Callable[[int], None]:
-    """A function that is told how many images this run has made, and prints a line now and then."""
+def _progress(*, total: int, already: int, unit: str) -> Callable[[int], None]:
+    """A function that is told how many rows this run has made, and prints a line now and then."""
     begin = last = time.monotonic()
 
     def report(made: int) -> None:
@@ -166,8 +169,9 @@ def _progress(*, total: int, already: int) -> Callable[[int], None]:
         last = now
         rate = made / max(now - begin, 1e-9)
         remaining_s = (total - already - made) / max(rate, 1e-9)
+        speed = f"{rate:.{0 if rate >= 10 else 1}f} {unit}s/s"
         print(
-            f"images {already + made}/{total}, {rate:.0f} images/s, {remaining_s:.0f} s remaining",
+            f"{unit}s {already + made}/{total}, {speed}, {remaining_s:.0f} s remaining",
             file=sys.stderr,
             flush=True,
         )

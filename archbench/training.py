@@ -104,7 +104,7 @@ def train(
             "seconds": seconds,
         }
         _advance(progress, row, value, trainer, last=epoch == fixed_epochs)
-        _report_epoch(progress, row, settings, metric, n_stages=len(trainer.stages))
+        _report_epoch(progress, row, settings, metric, n_stages=len(trainer.stages), unit=data.unit)
         save_state(state_path, identity, parts, progress)
         if on_epoch is not None:
             on_epoch(progress.history)
@@ -206,7 +206,7 @@ def _finished(progress: Progress, settings: Training, fixed_epochs: int | None) 
 
 
 def _report_epoch(
-    progress: Progress, row: dict[str, float | int | None], settings: Training, metric: str, *, n_stages: int
+    progress: Progress, row: dict[str, float | int | None], settings: Training, metric: str, *, n_stages: int, unit: str
 ) -> None:
     left = int((settings.epochs - progress.epoch) * progress.seconds / progress.epoch)
     value, val_loss = row[f"val_{metric}"], row["val_loss"]
@@ -215,11 +215,12 @@ def _report_epoch(
     patience = f"  patience {waited}/{settings.early_stopping.patience}" if waited and val_loss is not None else ""
     n_open = open_stages(progress.epoch, n_stages, settings)
     frozen = f"  {n_stages - n_open} of {n_stages} stages frozen" if n_open < n_stages else ""
+    rate = float(row["images_per_s"] or 0.0)
     print(
         f"epoch {progress.epoch}/{settings.epochs}  loss {row['train_loss']:.4f}  "
         f"val_loss {'none' if val_loss is None else format(val_loss, '.4f')}  "
         f"val_{metric} {'undefined' if value is None else format(value, '.4f')}{best}  lr {row['lr']:.2e}  "
-        f"{row['images_per_s']:.0f} images/s  remaining {left // 60}:{left % 60:02d}{patience}{frozen}",
+        f"{rate:.{0 if rate >= 10 else 1}f} {unit}s/s  remaining {left // 60}:{left % 60:02d}{patience}{frozen}",
         file=sys.stderr,
         flush=True,
     )

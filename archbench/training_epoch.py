@@ -70,6 +70,11 @@ class TrainingData:
         """Side of the images, pixels; of features it means nothing."""
         return int(self.images.shape[min(2, self.images.ndim - 1)])
 
+    @property
+    def unit(self) -> str:
+        """What a row is: an image, or a volume, whose features are those of its slices."""
+        return "image" if self.hu_window is None and self.images.ndim != 3 else "volume"
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -148,7 +153,7 @@ def _update_within_memory(
         except torch.OutOfMemoryError:
             if pass_size == 1:
                 raise TrainingError(
-                    "out of memory with a single image per pass: lower image_size, or set "
+                    f"out of memory with a single {trainer.data.unit} per pass: lower image_size, or set "
                     "training.gradient_checkpointing: true"
                 ) from None
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -156,7 +161,7 @@ def _update_within_memory(
             torch.cuda.empty_cache()
         pass_size = max(1, math.ceil(min(pass_size, len(positions)) / 2))
         print(
-            f"out of memory: going on with {pass_size} images per pass; an update still takes "
+            f"out of memory: going on with {pass_size} {trainer.data.unit}s per pass; an update still takes "
             f"{trainer.settings.batch_size * trainer.settings.accumulation_steps}",
             file=sys.stderr,
             flush=True,

@@ -65,6 +65,7 @@ def build_volume_cache(
         index={**index, **made_from, "hu_window": list(hu_window)},
         listed=("slice_mm",),
         threads=threads,
+        unit="volume",
     )
 
 

@@ -100,6 +100,16 @@ class DatasetResult:
         return task.outputs if task else "classes"
 
     @property
+    def unit(self) -> str:
+        """What a model is asked of: image, or volume."""
+        return "volume" if self.entry.get("volumes") else "image"
+
+    @property
+    def a_unit(self) -> str:
+        """The same with its article."""
+        return f"{'a' if self.unit == 'volume' else 'an'} {self.unit}"
+
+    @property
     def evaluated(self) -> tuple[ModelResult, ...]:
         """The models that have metrics."""
         return tuple(model for model in self.models if model.metrics is not None)

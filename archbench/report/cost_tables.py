@@ -12,7 +12,7 @@ from archbench.report.quality_tables import caption
 
 
 def training_table(dataset: DatasetResult) -> Table | None:
-    """Seconds, images per second, epochs and memory of the training jobs of each model."""
+    """Seconds, images or volumes per second, epochs and memory of the training jobs of each model."""
     trained = [model for model in dataset.models if model.runs]
     if not trained:
         return None
@@ -20,7 +20,7 @@ def training_table(dataset: DatasetResult) -> Table | None:
         Column("Model", numeric=False),
         Column("Jobs", "folds times seeds"),
         Column("Time per job", "median; smallest and largest below"),
-        Column("Images / s", "median over the epochs of all jobs"),
+        Column(f"{dataset.unit.capitalize()}s / s", "median over the epochs of all jobs"),
         Column("Epochs run", "median"),
         Column("Best epoch", "smallest to largest"),
         Column("Parameters"),

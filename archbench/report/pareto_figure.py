@@ -96,7 +96,7 @@ def pareto_panel(dataset: DatasetResult, *, narrow: bool = False) -> Panel | Non
     styles = line_styles([model.name for model in dataset.models])
     draw = partial(_draw_pareto, points=points, front=front, styles=styles, metric=label.long)
     draw = partial(draw, listing=("below" if narrow else "beside") if listed_apart else "")
-    draw = partial(draw, runtime=runtime_name(dataset.headline_runtime))
+    draw = partial(draw, runtime=runtime_name(dataset.headline_runtime), unit=dataset.unit)
     disturbed = " (timing disturbed)" if dataset.timing_disturbed else ""
     return Panel(f"Accuracy against latency, {dataset.name}{disturbed}", alt, draw, width, height)
 
@@ -110,6 +110,7 @@ def _draw_pareto(
     metric: str,
     listing: str,
     runtime: str,
+    unit: str,
 ) -> None:
     axes = figure.subplots()
     axes.step(
@@ -130,7 +131,7 @@ def _draw_pareto(
     if listing:
         handles = [_legend_mark(point, styles[point.name], name) for point, name in zip(points, names, strict=True)]
         figure.legend(handles=handles, loc=f"outside {'lower' if listing == 'below' else 'right'} center")
-    _set_latency_axis(axes, points, runtime)
+    _set_latency_axis(axes, points, runtime=runtime, unit=unit)
     axes.set_ylabel(wrap(metric, 34))
     axes.grid(color=GRID_COLOR, linewidth=0.6)
     axes.margins(y=0.1)
@@ -170,7 +171,7 @@ def _draw_point(axes: Axes, point: Point, style: Line) -> None:
     )
 
 
-def _set_latency_axis(axes: Axes, points: Sequence[Point], runtime: str) -> None:
+def _set_latency_axis(axes: Axes, points: Sequence[Point], *, runtime: str, unit: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low = min(p.latency_low_ms or p.latency_ms for p in points)
@@ -181,7 +182,7 @@ def _set_latency_axis(axes: Axes, points: Sequence[Point], runtime: str) -> None
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.35 <= t <= high * 1.6]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel(f"ms per image (log scale)\n{runtime}, batch 1")
+    axes.set_xlabel(f"ms per {unit} (log scale)\n{runtime}, batch 1")
 
 
 # Where a label may stand around its point: shift in points, and how it is anchored there.

@@ -42,8 +42,9 @@ def main_table(dataset: DatasetResult) -> Table:
         Column("Against the best", "paired test over patients, corrected over all pairs (Holm)", numeric=False),
         Column("ECE", "expected calibration error after calibration, before it below; 0 is perfect"),
         Column(
-            "ms / image",
-            f"{runtime_name(dataset.headline_runtime)}, batch 1, median; images per second at the best batch below"
+            f"ms / {dataset.unit}",
+            f"{runtime_name(dataset.headline_runtime)}, batch 1, median; "
+            f"{dataset.unit}s per second at the best batch below"
             + ("; ! other work disturbed the timing" if dataset.timing_disturbed else ""),
         ),
         Column("Parameters", "and the size of the ONNX file"),

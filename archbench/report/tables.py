@@ -151,7 +151,8 @@ def _quality_grid(dataset: DatasetResult) -> list[list[str]]:
 
 
 def _cost_grid(dataset: DatasetResult) -> list[list[str]]:
-    grid = [["model", "against best", "ECE", "ms/image", "images/s", "params", "MiB", "training", "status"]]
+    speed = (f"ms/{dataset.unit}", f"{dataset.unit}s/s")
+    grid = [["model", "against best", "ECE", *speed, "params", "MiB", "training", "status"]]
     for model in dataset.models:
         row = _result_row(dataset, model, ())
         grid.append(

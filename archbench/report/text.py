@@ -167,11 +167,11 @@ def _price_part(dataset: DatasetResult, best: ModelResult) -> str:
     parts = []
     if timing is not None:
         place = f" ({hardware})" if hardware else ""
-        parts.append(f"{format_ms(timing['median_ms'])}\u00a0ms an image{place}")
+        parts.append(f"{format_ms(timing['median_ms'])}\u00a0ms {dataset.a_unit}{place}")
     elif dataset.timing_disturbed:
-        parts.append("an unknown time an image (other work disturbed the timing)")
+        parts.append(f"an unknown time {dataset.a_unit} (other work disturbed the timing)")
     elif best.is_ensemble and (total := ensemble_latency_ms(dataset)) is not None:
-        parts.append(f"about {format_ms(total)}\u00a0ms an image, the sum over its members")
+        parts.append(f"about {format_ms(total)}\u00a0ms {dataset.a_unit}, the sum over its members")
     if seconds:
         parts.append(f"{format_duration(sum(seconds))} of training")
     return f"it costs {join_names(parts)}" if parts else ""

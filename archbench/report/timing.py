@@ -89,10 +89,10 @@ def volume_sentence(dataset: DatasetResult) -> str:
         slices = [
             facts["slices"] for facts in ((dataset.timing or {}).get("models") or {}).values() if "slices" in facts
         ]
-        return f"An image here is a volume of {slices[0]} slices." if slices else ""
+        return f"A volume here has {slices[0]} slices." if slices else ""
     told = [f"{row['model']} in {runtime_name(row['runtime'])} {format_seconds(row['median'])}" for row in rows]
     return (
-        f"An image here is a volume of {rows[0]['slices']} slices. Seconds per volume, from its file through "
+        f"A volume here has {rows[0]['slices']} slices. Seconds per volume, from its file through "
         f"Hounsfield units, resampling and choice of slices to its logits: {'; '.join(told)}."
     )
 

@@ -90,7 +90,7 @@ def budget_sentences(dataset: DatasetResult, budget_ms: float) -> list[str]:
         return []
     fits = [candidate for candidate in found if candidate.high_ms <= budget_ms]
     where = REGIMES[regime_of(dataset)]
-    limit = f"{budget_ms:g}\u00a0ms an image, {where}"
+    limit = f"{budget_ms:g}\u00a0ms {dataset.a_unit}, {where}"
     if not fits:
         near = min(found, key=lambda candidate: candidate.high_ms)
         return [f"No model keeps within {limit}. The nearest is {_words(dataset, near)}."]
@@ -111,7 +111,7 @@ def _words(dataset: DatasetResult, found: Candidate) -> str:
     label = metric_label(dataset.primary).short
     value = format_interval(found.model.record(dataset.primary))
     runtime = f" in {runtime_name(found.runtime)}" if found.runtime else ""
-    tail = f"95\u00a0% of images below {format_ms(found.high_ms)}\u00a0ms"
+    tail = f"95\u00a0% of {dataset.unit}s below {format_ms(found.high_ms)}\u00a0ms"
     if found.tail != "p95":
         tail = f"{found.tail} {format_ms(found.high_ms)}\u00a0ms"
     about = "" if found.measured else "about "
@@ -138,12 +138,12 @@ def budget_table(dataset: DatasetResult, budget_ms: float) -> Table | None:
             metric_label(dataset.primary).short,
             "with its interval; of the model in full precision: a lower one has passed the export's gate",
         ),
-        Column("ms / image", f"median, {REGIMES[regime_of(dataset)]}"),
+        Column(f"ms / {dataset.unit}", f"median, {REGIMES[regime_of(dataset)]}"),
         Column("Nearly all below, ms", "95th percentile; without enough calls the upper end of the median's interval"),
         Column(f"Within {budget_ms:g} ms", numeric=False),
     ]
     rows = [_row_cells(dataset, candidate, budget_ms) for candidate in found]
-    text = f"which models keep within {budget_ms:g}\u00a0ms an image (inference.budget_ms), best first."
+    text = f"which models keep within {budget_ms:g}\u00a0ms {dataset.a_unit} (inference.budget_ms), best first."
     return Table(f"budget-{dataset.name}", caption(dataset, text), columns, rows, sortable=True)
 
 

@@ -34,6 +34,7 @@ class Trade:
     """A cost that quality is drawn against.
 
     Attributes:
+        axis: Label; {unit} stands for image or volume.
         cost: The cost of a model with its interval, None if unknown.
         more_is_better: Whether a large value is wanted (throughput).
     """
@@ -67,7 +68,7 @@ def _size(dataset: DatasetResult, model: ModelResult) -> tuple[float, float | No
 
 
 TRADES = (
-    Trade("throughput", "images / s at the best batch", _throughput, more_is_better=True),
+    Trade("throughput", "{unit}s / s at the best batch", _throughput, more_is_better=True),
     Trade("memory", "peak memory of the process at batch 1, MiB", _memory),
     Trade("size", "ONNX file, MiB", _size),
 )
@@ -103,8 +104,9 @@ def trade_panels(dataset: DatasetResult) -> list[Panel]:
             continue
         front = front_of(spots, more_is_better=trade.more_is_better, lower_is_better=label.lower_is_better)
         listed = "; ".join(f"{s.name} {format_value(s.quality[0])} at {s.cost[0]:.3g}" for s in spots)
-        alt = f"{label.long} against {trade.axis}. {listed}. Pareto front: {', '.join(s.name for s in front)}."
-        draw = partial(_draw_trade, spots=spots, front=front, styles=styles, trade=trade, metric=label.short)
+        axis = trade.axis.format(unit=dataset.unit)
+        alt = f"{label.long} against {axis}. {listed}. Pareto front: {', '.join(s.name for s in front)}."
+        draw = partial(_draw_trade, spots=spots, front=front, styles=styles, axis=axis, metric=label.short)
         panels.append(Panel(f"{label.short} against {trade.title}, {dataset.name}", alt, draw))
     return panels
 
@@ -115,7 +117,7 @@ def _draw_trade(
     spots: Sequence[Spot],
     front: Sequence[Spot],
     styles: dict[str, Line],
-    trade: Trade,
+    axis: str,
     metric: str,
 ) -> None:
     axes = figure.subplots()
@@ -136,7 +138,7 @@ def _draw_trade(
             zorder=3,
         )
     _set_log_axis(axes, spots)
-    axes.set_xlabel(wrap(trade.axis, 40))
+    axes.set_xlabel(wrap(axis, 40))
     axes.set_ylabel(metric)
     axes.grid(color=GRID_COLOR, linewidth=0.6)
 
@@ -173,13 +175,13 @@ def stages_panel(dataset: DatasetResult, *, narrow: bool = False) -> Panel | Non
         + ", ".join(f"{name} {format_ms(row[key])} ms" for key, name in STAGES)
         for row in rows
     )
-    alt = f"Where the time of one image goes, from file to answer. {listed}."
+    alt = f"Where the time of one {dataset.unit} goes, from file to answer. {listed}."
     width, height = (3.6, 1.3 + 0.42 * len(rows)) if narrow else (7.2, 1.1 + 0.32 * len(rows))
-    draw = partial(_draw_stages, rows=rows, letters=16 if narrow else 38)
+    draw = partial(_draw_stages, rows=rows, letters=16 if narrow else 38, unit=dataset.unit)
     return Panel(f"Where the time goes, {dataset.name}", alt, draw, width, height)
 
 
-def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]], letters: int) -> None:
+def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]], letters: int, unit: str) -> None:
     axes = figure.subplots()
     names = [f"{row['model']}, {runtime_name(row['runtime'])}" for row in rows]
     starts = [0.0] * len(rows)
@@ -189,6 +191,6 @@ def _draw_stages(figure: FigureBase, *, rows: Sequence[dict[str, Any]], letters:
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     axes.set_yticks(range(len(rows)), [wrap(name, letters) for name in names])
     axes.invert_yaxis()
-    axes.set_xlabel(wrap("ms per image, from file to answer (medians of the steps)", 2 * letters))
+    axes.set_xlabel(wrap(f"ms per {unit}, from file to answer (medians of the steps)", 2 * letters))
     axes.grid(axis="x", color=GRID_COLOR, linewidth=0.6)
     figure.legend(loc="outside upper right", ncols=3)

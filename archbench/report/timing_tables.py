@@ -22,7 +22,10 @@ def batch_table(dataset: DatasetResult) -> Table | None:
     columns = [
         Column("Model", numeric=False),
         Column("Runtime", numeric=False),
-        *(Column(f"Batch {size}, ms", "median per call on prepared input; images per second below") for size in sizes),
+        *(
+            Column(f"Batch {size}, ms", f"median per call on prepared input; {dataset.unit}s per second below")
+            for size in sizes
+        ),
         Column("p95, ms", f"at batch {sizes[0]}; its interval below"),
         Column("p99, ms", f"at batch {sizes[0]}; its interval below"),
     ]
@@ -119,7 +122,7 @@ def stages_table(dataset: DatasetResult) -> Table | None:
         Column("Pixels to answer, ms", "median from decoded pixels in memory to logits in memory"),
     ]
     body = [_stages_row(dataset, row) for row in rows]
-    text = "where the time of one image goes. Medians of each step, so that they need not add up exactly."
+    text = f"where the time of one {dataset.unit} goes. Medians of each step, so that they need not add up exactly."
     return Table(f"stages-{dataset.name}", caption(dataset, text), columns, body, sortable=True)
 
 
@@ -155,7 +158,7 @@ def start_table(dataset: DatasetResult) -> Table | None:
         Column("Peak memory, MiB", f"of the process at batch {sizes[0]}; at batch {sizes[-1]} below"),
         Column("GPU memory, MiB", "that the process added"),
         Column("File, MiB"),
-        Column("Energy, J / image", f"at batch {sizes[-1]}"),
+        Column(f"Energy, J / {dataset.unit}", f"at batch {sizes[-1]}"),
         Column("Runs on", "what the session says it really uses, and with how many threads", numeric=False),
     ]
     rows = [_start_row(dataset, row, sizes) for row in accounts if not row.get("twin")]
@@ -211,7 +214,7 @@ def work_table(dataset: DatasetResult) -> Table | None:
         Column("Model", numeric=False),
         Column("Input, px"),
         Column("Parameters"),
-        Column("GMACs", f"of one image, by {counted_by}"),
+        Column("GMACs", f"of one {dataset.unit}, by {counted_by}"),
         Column("Not counted", "operations that the counter has no formula for", numeric=False),
     ]
     rows = [
@@ -224,7 +227,7 @@ def work_table(dataset: DatasetResult) -> Table | None:
         ]
         for name, facts in models.items()
     ]
-    return Table(f"work-{dataset.name}", caption(dataset, "work of one image."), columns, rows, sortable=True)
+    return Table(f"work-{dataset.name}", caption(dataset, f"work of one {dataset.unit}."), columns, rows, sortable=True)
 
 
 def _listed(names: list[str]) -> str:

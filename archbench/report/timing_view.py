@@ -25,6 +25,7 @@ def speed_view(study: StudyResult, dataset: DatasetResult) -> dict[str, Any]:
     stages, narrow = stages_panel(dataset), stages_panel(dataset, narrow=True)
     return {
         "budget": f"{budget_ms:g}\u00a0ms",
+        "a_unit": dataset.a_unit,
         "budget_sentences": budget_sentences(dataset, budget_ms),
         "budget_table": budget_table(dataset, budget_ms),
         "untimed": names_of_failed(dataset),

@@ -286,7 +286,9 @@ def cache_arguments(source: Source, folder: Path, **changes: Any) -> dict[str, A
     return {**base, **changes}
 
 
-def test_the_cache_holds_what_inference_would_prepare(phantom: Source, tmp_path: Path) -> None:
+def test_the_cache_holds_what_inference_would_prepare(
+    phantom: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for settings in (VolumeSettings("multi", 6), VolumeSettings("all", 5, (8.0, 10.0, 10.0)), VolumeSettings("best")):
         folder = build_volume_cache(**cache_arguments(phantom, tmp_path, settings=settings))
         cache = open_cache(folder)
@@ -297,6 +299,8 @@ def test_the_cache_holds_what_inference_would_prepare(phantom: Source, tmp_path:
             np.testing.assert_array_equal(
                 cached, prepare_volume(read_volume(phantom.root / row.image), settings, size=32)
             )
+        n, said = len(phantom.rows), capsys.readouterr().err
+        assert f"volumes {n}/{n}, " in said and " volumes/s" in said and "images" not in said
 
 
 def test_the_window_is_the_pointers_and_makes_no_new_cache(phantom: Source, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from synthetic_timing import isolation_account
 from archbench.artifacts import read_json, write_json
 from archbench.report.build import write_report
 from archbench.report.collect import DatasetResult, StudyResult, collect_study
+from archbench.report.cost_tables import training_table
 from archbench.report.figures import render
 from archbench.report.notices import warnings_of
 from archbench.report.pareto_figure import pareto_panel
+from archbench.report.quality_tables import main_table
+from archbench.report.tables import to_text
 from archbench.report.text import answer
 from archbench.report.timing import isolation_sentence, runtime_name
 from archbench.report.timing_budget import budget_sentences, budget_table, candidates
@@ -29,6 +33,7 @@ from archbench.report.timing_tables import (
     start_table,
     work_table,
 )
+from archbench.report.timing_view import speed_view
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +234,41 @@ def test_the_page_shows_it_and_lives_without_what_older_timings_lack(
         write_json(file, timing)
     page = (tmp_path / "old" / "report.html").read_text(encoding="utf-8")
     assert "Which one for 12.5" in page and "Whether others used the machine was not recorded" in page
+
+
+def words_of(view: Any) -> str:
+    """Every text of nested results: sentences, tables, alternative texts."""
+    if isinstance(view, str):
+        return view
+    if isinstance(view, dict):
+        return " ".join(words_of(part) for part in view.values())
+    if isinstance(view, list | tuple):
+        return " ".join(words_of(part) for part in view)
+    if hasattr(view, "__dataclass_fields__"):
+        return " ".join(words_of(getattr(view, name)) for name in view.__dataclass_fields__)
+    return ""
+
+
+def test_volumes_are_not_called_images(study: StudyResult, dataset: DatasetResult) -> None:
+    of_volumes = replace(dataset, entry={**dataset.entry, "volumes": {"slices": {"count": 4}}})
+    for one, unit, other in ((dataset, "image", "volume"), (of_volumes, "volume", "image")):
+        told = replace(study, datasets=(one,))
+        tables = [training_table(one), main_table(one), speed_view(told, one)]
+        said = words_of([*tables, answer(one).sentences, pareto_panel(one)]).replace("\u00a0", " ")
+        article = "an image" if unit == "image" else "a volume"
+        for words in (f"ms {article}", f"ms / {unit}", f"{unit}s / s", f"{unit}s per second", f"one {unit}"):
+            assert words in said, (unit, words)
+        wrong = re.findall(rf"[^.;]*\b{other}s?\b[^.;]*", said)
+        assert not wrong
+        text = to_text(told)
+        assert f"ms/{unit}" in text and f"{unit}s/s" in text and f"{other}s/s" not in text
+        assert f"ms per {unit}" in drawn_words(pareto_panel(one)) + drawn_words(stages_panel(one))
+
+
+def drawn_words(panel: Any) -> str:
+    """The labels of the axes of a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(panel.width, panel.height), layout="constrained")
+    panel.draw(figure)
+    return " ".join(axes.get_xlabel().replace("\n", " ") for axes in figure.axes)

@@ -146,10 +146,14 @@ def run(
     )
 
 
-def test_a_finding_in_one_slice_is_learned_from_labels_of_volumes(tmp_path: Path) -> None:
+def test_a_finding_in_one_slice_is_learned_from_labels_of_volumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.set_flush_denormal(True)
     net = network()
     result = run(net, tmp_path / "state", epochs=12)
+    said = capsys.readouterr().err
+    assert "volumes/s" in said and "images" not in said
     assert result.best_value is not None and result.best_value > 0.85
     given = data()
     positive = given.val_rows[given.val_targets[:, 0] == 1]
@@ -171,7 +175,7 @@ def test_an_interrupted_training_of_volumes_ends_with_the_same_weights(tmp_path:
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_a_head_on_cached_slices_is_that_of_the_network(tmp_path: Path) -> None:
+def test_a_head_on_cached_slices_is_that_of_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training on cached features of slices gives the network that training with a frozen backbone gives."""
     given, settings = data(), {"epochs": 3, "freeze": "backbone", "augmentation": "none"}
     cached, plain = network(), network()
@@ -179,6 +183,8 @@ def test_a_head_on_cached_slices_is_that_of_the_network(tmp_path: Path) -> None:
     features = np.load(tmp_path / "features.npy")
     assert features.shape == (len(given.images), SLICES, 320)
     run(FeatureHead(cached), tmp_path / "a", replace(given, images=features, hu_window=None), **settings)
+    said = capsys.readouterr().err
+    assert "volumes/s" in said and "images/s" not in said
     run(plain, tmp_path / "b", given, **settings)
     logits = [predict_logits(net, given.images, np.arange(12), batch_size=12, device=CPU) for net in (cached, plain)]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-3)
