@@ -91,9 +91,9 @@ def parity_table(dataset: DatasetResult) -> Table | None:
         Column("Changed", "decisions that differ from torch's"),
         Column("Gate", numeric=False),
     ]
-    text = "export to ONNX, compared with PyTorch on real validation images before any timing."
+    text = f"export to ONNX, compared with PyTorch on real validation {dataset.unit}s before any timing."
     if dataset.phantom:
-        text = "export to ONNX, compared with PyTorch on validation images before any timing."
+        text = f"export to ONNX, compared with PyTorch on validation {dataset.unit}s before any timing."
     rows = [_parity_row(name, variant, batches) for name, variant in exported]
     return Table(f"parity-{dataset.name}", caption(dataset, text), columns, rows)
 

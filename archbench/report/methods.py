@@ -237,7 +237,7 @@ def _cost_paragraph(study: StudyResult) -> str:
     place = hardware_words(hardware)
     where = f" on {place}" if place else ""
     return (
-        f"Models were exported to ONNX{opset} and checked against PyTorch on validation images before timing. Each "
+        f"Models were exported to ONNX{opset} and checked against PyTorch on validation cases before timing. Each "
         f"model and runtime ran in a process of its own, warmed up until stable, and all were timed in shuffled, "
         f"interleaved rounds{where}; latency is the median per call, with the order-statistic interval of the rounds' "
         "medians, and runtimes are compared by the ratios within the rounds, judged against two equal contenders."

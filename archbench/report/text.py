@@ -183,7 +183,7 @@ def _undisturbed(dataset: DatasetResult, model: ModelResult) -> dict[str, Any] |
 
 
 def _objections(dataset: DatasetResult, best: ModelResult) -> list[str]:
-    return [text for text in (_weakest_class(best), _cheaper(dataset, best), _many_members(best)) if text]
+    return [text for text in (_weakest_class(best), _cheaper(dataset, best), _many_members(dataset, best)) if text]
 
 
 def _weakest_class(model: ModelResult) -> str:
@@ -214,9 +214,9 @@ def _cheaper(dataset: DatasetResult, best: ModelResult) -> str:
     return ""
 
 
-def _many_members(model: ModelResult) -> str:
+def _many_members(dataset: DatasetResult, model: ModelResult) -> str:
     members = model.members
-    return f"{len(members)} models have to be run for every image" if len(members) > 1 else ""
+    return f"{len(members)} models have to be run for every {dataset.unit}" if len(members) > 1 else ""
 
 
 def planted_sentence(dataset: DatasetResult) -> str:
