@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ from archbench.settings import StudyFile
 from archbench.tasks import TASKS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-README = CHECKOUT / "config" / "README.md"
+STUDIES = CHECKOUT / "config"
+README = STUDIES / "README.md"
 ARCHITECTURES_PAGE = CHECKOUT / "docs" / "architectures.md"
 SCHEMA = CHECKOUT / "workflow" / "schemas" / "study.schema.json"
 
 INTRODUCTION = """# Study files
 
-One study is one YAML file: datasets × models × folds × seeds. `config.yaml` is the default study (embedded data),
-`dr_grading.yaml` grades diabetic retinopathy on your own copy of the data, `dr600.yaml` made the figures of the README.
+One study is one YAML file: datasets × models × folds × seeds.
 
     snakemake --cores 8 --configfile config/my_study.yaml
+
+Ready ones, to run or to copy from (what each needs stands at its top):
+
+{studies}
 
 All problems of a file are reported at once, with their place and the nearest known name, before anything runs.
 Single keys can be set for one run: `--config 'training={{epochs: 2}}'`, or `ARCHBENCH_TRAINING__EPOCHS=2`.
@@ -75,7 +80,7 @@ def settings_reference() -> str:
         "tasks": list(TASKS),
     }
     quoted = {key: ", ".join(f"`{name}`" for name in value) for key, value in names.items()}
-    parts = [INTRODUCTION.format(**quoted)]
+    parts = [INTRODUCTION.format(**quoted, studies=studies())]
     top = schema["properties"]
     order = ["study", "datasets", "models", *(key for key in top if key not in ("study", "datasets", "models"))]
     for key in order:
@@ -85,6 +90,17 @@ def settings_reference() -> str:
         if block is not None:
             parts.append(_table(block, schema))
     return "\n".join(parts)
+
+
+def studies() -> str:
+    """Return the study files that come along as a Markdown table, each with the first sentence of its comment."""
+    rows = ["| file | study |", "|---|---|"]
+    for path in sorted(STUDIES.glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("# "), lines)]
+        sentence = " ".join(comment).partition(". ")[0].rstrip(".:")
+        rows.append(f"| `{path.name}` | {sentence} |")
+    return "\n".join(rows)
 
 
 def _referenced(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
@@ -108,8 +124,10 @@ def _table(block: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> s
     for key, value in block["properties"].items():
         inner = _referenced(value, schema)
         if inner is not None:
-            rows += [f"| `{prefix}{key}` | | {inner.get('description', '')} |"]
-            rows += _table(inner, schema, prefix=f"{prefix}{key}.").splitlines()
+            is_map = "additionalProperties" in value
+            rows += [f"| `{prefix}{key}` | | {(value if is_map else inner).get('description', '')} |"]
+            name = f"{key}.<key>" if is_map else key
+            rows += _table(inner, schema, prefix=f"{prefix}{name}.").splitlines()
         else:
             rows.append(f"| `{prefix}{key}` | {_default(key, value, block)} | {_meaning(value)} |")
     return "\n".join(rows) + ("" if prefix else "\n")

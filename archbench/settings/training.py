@@ -196,7 +196,9 @@ class Tuning(Settings):
         "median", description="When a training that lags behind is broken off."
     )
     space: dict[str, SearchRange] = Field(
-        default_factory=default_space, description="Training keys (asl.clip for nested ones) and their values."
+        default_factory=default_space,
+        description="What is searched, by training key (asl.clip for nested ones); default: lr from 1e-5 to 1e-2 and "
+        "weight_decay from 1e-6 to 0.1, both on a log scale.",
     )
     timeout_min: float | None = Field(None, gt=0, description="Minutes after which a worker starts no new training.")
     workers: int = Field(1, ge=1, le=64, description="Jobs that share the trainings of one model and fold.")

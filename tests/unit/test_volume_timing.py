@@ -69,7 +69,7 @@ def test_seconds_are_those_of_the_regime_and_the_report_says_them() -> None:
     assert row["model"] == "slices" and row["slices"] == 12
     assert row["median"] == pytest.approx(0.404) and row["low"] < 0.404 < row["high"]
     sentence = volume_sentence(SimpleNamespace(timing=found))  # type: ignore[arg-type]
-    assert "a volume of 12 slices" in sentence and "slices in ONNX Runtime 0.404\u00a0s" in sentence
+    assert "A volume here has 12 slices" in sentence and "slices in ONNX Runtime 0.404\u00a0s" in sentence
     assert volume_sentence(SimpleNamespace(timing=None)) == ""  # type: ignore[arg-type]
 
 
