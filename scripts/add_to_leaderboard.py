@@ -1,6 +1,6 @@
 """Add a finished study to the results database; trouble with the database never fails the study.
 
-    python scripts/add_to_leaderboard.py --results results/mystudy --database results/archbench.sqlite \
+    python scripts/add_to_leaderboard.py --results results/mystudy --database results/archbench.sqlite \\
         --output results/mystudy/leaderboard.json
 
 The output says what was added, or why nothing was. `python scripts/leaderboard.py add results/mystudy` does the same

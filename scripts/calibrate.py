@@ -1,6 +1,6 @@
 """Fit temperatures or Platt's lines out of fold and measure calibration before and after.
 
-    python scripts/calibrate.py --study study.json --dataset phantom --model resnet18 \
+    python scripts/calibrate.py --study study.json --dataset phantom --model resnet18 \\
         --predictions predictions.parquet --folds folds.parquet --output calibration.json
 """
 

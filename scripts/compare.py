@@ -1,6 +1,6 @@
 """Compare all models of a dataset, the ensemble included: paired tests, ranks, verdicts.
 
-    python scripts/compare.py --study study.json --dataset phantom --models resnet18 ensemble \
+    python scripts/compare.py --study study.json --dataset phantom --models resnet18 ensemble \\
         --predictions resnet18/predictions.parquet ensemble/predictions.parquet --output comparison.json
 
 With two studies it compares them case by case, see scripts/compare_studies.py:

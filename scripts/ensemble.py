@@ -1,8 +1,8 @@
 """Combine the models of a dataset where that helps out of fold; write the predictions and the decision.
 
-    python scripts/ensemble.py --study study.json --dataset phantom --members resnet18 custom1 \
-        --predictions resnet18/predictions.parquet custom1/predictions.parquet \
-        --external older=results/older/phantom/resnet18/predictions.parquet \
+    python scripts/ensemble.py --study study.json --dataset phantom --members resnet18 custom1 \\
+        --predictions resnet18/predictions.parquet custom1/predictions.parquet \\
+        --external older=results/older/phantom/resnet18/predictions.parquet \\
         --folds folds.parquet --output ensemble/predictions.parquet --decision ensemble/decision.json
 """
 

@@ -1,6 +1,6 @@
 """Score one model or ensemble: metrics with patient-bootstrap intervals, per class and per fold.
 
-    python scripts/evaluate.py --study study.json --dataset phantom --model resnet18 \
+    python scripts/evaluate.py --study study.json --dataset phantom --model resnet18 \\
         --predictions predictions.parquet --folds folds.parquet --output metrics.json
 
 Without a study it compares models of any other tool from a CSV, see scripts/evaluate_predictions.py:

@@ -1,6 +1,6 @@
 """Evaluate existing masks of any tool against the truth, without training: metrics, tests, a page with overlays.
 
-    python scripts/masks.py --seg-dir truth --masks unet=predictions/unet --masks sam=predictions/sam \
+    python scripts/masks.py --seg-dir truth --masks unet=predictions/unet --masks sam=predictions/sam \\
         --labels 1=lung 2=heart --patients patients.csv --output-dir results/masks
 
 Masks are NIfTI (.nii, .nii.gz; spacing from the header), PNG or TIFF, two- or three-dimensional, and are paired by

@@ -110,3 +110,9 @@ def test_keys_that_are_named_exist() -> None:
                 seen += 1
                 assert is_key(found.rstrip(".").split(".")), f"{name_of(path)}: no key {found}"
     assert seen > 30
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_help_shows_commands_of_several_lines_as_they_are_written(path: Path) -> None:
+    shown = str(importlib.import_module(f"scripts.{path.stem}").__doc__)
+    assert not re.search(r"python scripts.*\S {4,}--", shown), "a backslash at the end of a line needs another one"
