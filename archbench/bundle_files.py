@@ -158,7 +158,7 @@ def read_images(manifest: Any, root: str) -> Images:
 
 def write_content(folder: Path, content: Mapping[str, Any]) -> None:
     """Write bundle.json, and the arrays of a fitted combination beside it."""
-    from archbench_predict.bundle import FORMAT
+    from archbench_predict.bundle import FORMAT, MASK_FORMAT
 
     combination = dict(content["combination"])
     fits = combination.get("fits", [])
@@ -171,4 +171,5 @@ def write_content(folder: Path, content: Mapping[str, Any]) -> None:
         with atomic_path(folder / ARRAYS) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
     content = {**content, "combination": combination}
-    write_json(folder / "bundle.json", {"format": FORMAT, **content, "versions": library_versions()})
+    number = MASK_FORMAT if content["outputs"] == "masks" else FORMAT
+    write_json(folder / "bundle.json", {"format": number, **content, "versions": library_versions()})

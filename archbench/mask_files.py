@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff")
-MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 MAX_VOXELS = 2_000_000_000  # a damaged header must not make us allocate what it claims
 COLOURED = "it holds colours, not label numbers: save one gray value per label"
 
@@ -63,13 +61,9 @@ def read_image(path: Path) -> Mask:
     Raises:
         MaskError: As `read_mask`, and if a value is NaN or infinite.
     """
-    return _read_nifti(path, _finite)
+    from archbench_predict.scans import finite
 
-
-def _finite(values: Array) -> Array:
-    if values.dtype.kind == "f" and (lost := int(np.count_nonzero(~np.isfinite(values)))):
-        raise MaskError(f"{lost} voxels are NaN or infinite: export the image again, they can't be guessed")
-    return values
+    return _read_nifti(path, finite)
 
 
 def read_picture(path: Path) -> Array:
@@ -80,47 +74,14 @@ def read_picture(path: Path) -> Array:
 
 
 def _read_nifti(path: Path, convert: Callable[[Array], Array]) -> Mask:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
+    from archbench_predict.images import ImageError
+    from archbench_predict.scans import read_nifti
 
     try:
-        image: Any = nibabel.load(path)
-        shape, spacing = _space(image, _stored_zooms(path, image))
-        values = np.asanyarray(image.dataobj).reshape(shape)
-    except MaskError:
-        raise
-    except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MaskError(f"damaged or truncated NIfTI ({reason}): copy or export it again") from error
-    return Mask(convert(values), spacing, np.asarray(image.affine, dtype=np.float64))
-
-
-def _stored_zooms(path: Path, image: Any) -> list[Any]:
-    """Spacing as the file says it: nibabel replaces a missing one by 1."""
-    from nibabel.openers import ImageOpener
-
-    with ImageOpener(str(path)) as file:
-        header: Any = type(image.header).from_fileobj(file, check=False)
-    return list(header["pixdim"][1 : 1 + len(image.shape)])
-
-
-def _space(image: Any, zooms: list[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Shape without trailing axes of one voxel, and spacing, from the header alone."""
-    shape = [int(size) for size in image.shape]
-    while len(shape) > 2 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) not in (2, 3):
-        raise MaskError(f"{len(shape)} dimensions {tuple(shape)} where 2 or 3 are due: save one mask per file")
-    if min(shape) < 1 or np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-        raise MaskError(f"the header claims the shape {tuple(shape)}: it is damaged")
-    unit = image.header.get_xyzt_units()[0]
-    # the shortest decimal of the stored 32-bit number: 0.7, not 0.699999988
-    spacing = tuple(float(str(np.float32(zoom))) * MM_PER_UNIT.get(unit, 1.0) for zoom in zooms)
-    spacing = spacing[: len(shape)]
-    if not all(np.isfinite(value) and value > 0 for value in spacing) or not np.isfinite(image.affine).all():
-        raise MaskError(f"no valid voxel spacing in the header (pixdim {spacing}): export it with its geometry")
-    return tuple(shape), spacing
+        scan = read_nifti(path, max_voxels=MAX_VOXELS)
+        return Mask(convert(scan.values), scan.spacing_mm, scan.affine)
+    except ImageError as error:
+        raise MaskError(str(error)) from error
 
 
 def _decoded(path: Path, *, gray: bool = False) -> Array:

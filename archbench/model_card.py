@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
+
+from archbench.card_sections import (
+    Facts,
+    data,
+    files,
+    networks,
+    of_fold,
+    origin,
+    preprocessing,
+    record_cells,
+    section,
+    table,
+)
 
 DECISIONS = {
     "argmax": "the likeliest class",
     "expected_grade": "the mean grade by the uncalibrated probabilities, rounded",
-}
-COMBINATIONS = {
-    "mean": "the plain mean of their probabilities",
-    "linear": "a weighted sum of their log odds or log probabilities",
-    "logistic": "logistic stacking",
-    "attention": "attention: weights that depend on the case",
-    "network": "a small neural network on their logits",
 }
 RULES = {
     "f1": "chosen for F1",
@@ -25,34 +30,6 @@ RULES = {
     "cost": "chosen for the least cost, a missed positive as dear as {value:g} false alarms",
     "half": "probability .5",
 }
-PROTOCOLS = {
-    "cross_validation": "cross-validation over {folds} folds of patients",
-    "holdout": "one split by patients into training, validation and test part",
-    "given": "the source's own folds",
-}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a card is written from.
-
-    Attributes:
-        content: bundle.json.
-        metrics, calibration, audit: The stages' files of this model and dataset.
-        configuration: The resolved study.
-        licences: Start weights of each member and their licence.
-        checked: What `check_runner` found.
-        sums: (name, SHA-256) of the bundle's files but the card.
-    """
-
-    content: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    calibration: Mapping[str, Any]
-    audit: Mapping[str, Any]
-    configuration: Mapping[str, Any]
-    licences: Mapping[str, str]
-    checked: Sequence[Mapping[str, Any]]
-    sums: Sequence[tuple[str, str]]
 
 
 def model_card(facts: Facts) -> str:
@@ -60,27 +37,18 @@ def model_card(facts: Facts) -> str:
     content = facts.content
     sections = [
         f"# {content['name']}\n\n{_opening(facts)}",
-        _section("Use", _use()),
-        _section("Limits", _limits(facts)),
-        _section("Data", _data(facts)),
-        _section("Networks", _networks(facts)),
-        _section("Preprocessing", _preprocessing(facts)),
-        _section("Metrics", _metrics(facts)),
-        _section("Calibration and decisions", _decisions(facts)),
-        _section("Checks", _checks(facts)),
-        _section("Files", _files(facts)),
-        _section("Origin", _origin(facts)),
+        section("Use", _use()),
+        section("Limits", _limits(facts)),
+        section("Data", data(facts)),
+        section("Networks", networks(facts)),
+        section("Preprocessing", preprocessing(facts)),
+        section("Metrics", _metrics(facts)),
+        section("Calibration and decisions", _decisions(facts)),
+        section("Checks", _checks(facts)),
+        section("Files", files(facts)),
+        section("Origin", origin(facts)),
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _section(title: str, text: str) -> str:
-    return f"## {title}\n{text}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _opening(facts: Facts) -> str:
@@ -111,139 +79,28 @@ def _limits(facts: Facts) -> str:
         "not a medical device; nothing here was tested on patients of another hospital, camera or scanner",
         "the figures hold for images like those of the data below, prepared as described below",
         "probabilities and thresholds hold for the share of each class in that data; elsewhere they shift",
-        *_of_fold(facts),
+        *of_fold(facts),
         *warnings,
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _of_fold(facts: Facts) -> list[str]:
-    members = facts.content["members"]
-    if len(facts.metrics.get("folds", [])) * len(facts.metrics.get("seeds", [])) < 2:
-        return []
-    which = "; ".join(f"{m['name']}: fold {m['fold']}, seed {m['seed']}" for m in members)
-    return [
-        f"the figures are those of the networks of all folds and seeds; in the bundle is the one that did best in "
-        f"validation ({which}), trained without its fold's test part"
-    ]
-
-
-def _data(facts: Facts) -> str:
-    audit, of = facts.audit, facts.content["provenance"]
-    dataset = facts.configuration["datasets"][of["dataset"]]
-    protocol = facts.configuration["protocol"]
-    said = PROTOCOLS[protocol["kind"]].format(folds=protocol["folds"])
-    rows = [[row["name"], row["n_cases"], row["n_patients"]] for row in audit.get("classes", [])]
-    text = (
-        f"{audit['n_cases']} images of {audit['n_patients']} patients (format {dataset['format']}); "
-        f"{audit['n_dropped']} rows were left out. Protocol: {said}; no patient is in two parts; training seeds "
-        f"{', '.join(map(str, protocol['seeds']))}."
-    )
-    return text + ("\n\n" + _table(["class or label", "images", "patients"], rows) if rows else "")
-
-
-def _networks(facts: Facts) -> str:
-    rows = [
-        [
-            *(m["name"], m["architecture"], m["precision"], m["preprocessing"]["resize"]["width"]),
-            *(m["fold"], m["seed"], facts.licences[m["name"]]),
-        ]
-        for m in facts.content["members"]
-    ]
-    head = ["name", "architecture", "precision", "input, px", "fold", "seed", "start weights and their licence"]
-    return _table(head, rows) + _combination(facts.content)
-
-
-def _combination(content: Mapping[str, Any]) -> str:
-    """How the members are combined, and that this is what the study did."""
-    combination = content["combination"]
-    if combination["kind"] == "single":
-        return ""
-    how = COMBINATIONS[combination["kind"]]
-    if "fitted_on" in combination:
-        where = combination.get("arrays", "bundle.json")
-        how += f", fitted on {combination['fitted_on']}; what was fitted stands in `{where}`"
-    lines = [f"Combined by {how}."]
-    fallback = combination.get("fallback")
-    if fallback is not None:
-        names = ", ".join(content["labels"][k] for k in fallback["groups"])
-        alone = content["members"][fallback["member"]]["name"]
-        lines.append(f"{names}: {alone} alone, because the combination was surely worse there.")
-    return "\n\n" + " ".join(lines)
-
-
-def _preprocessing(facts: Facts) -> str:
-    from archbench_predict.volume_description import describes_volume
-
-    blocks = []
-    for member in facts.content["members"]:
-        steps = member["preprocessing"]
-        if describes_volume(steps):
-            blocks.append(f"{member['name']}:\n" + _volume_steps(steps))
-            continue
-        border, resize = steps["crop_border"], steps["resize"]
-        lines = [
-            f"decode: {steps['decode']['channels']}; EXIF orientation applied; deeper than 8 bit: "
-            f"{steps['decode']['deeper_than_8_bit']}",
-            *([f"crop the dark border (threshold {border['threshold']}, pad {border['pad']})"] if border else []),
-            *([f"mask: {steps['mask']['focus']}"] if steps["mask"] else []),
-            *([f"centre crop {steps['center_crop']}"] if steps["center_crop"] else []),
-            f"resize to {resize['width']} x {resize['height']}; shrinking: {resize['shrinking']}; growing: "
-            f"{resize['growing']}",
-            *([f"CLAHE, clip {steps['clahe']['clip']}"] if steps["clahe"] else []),
-            f"channels: {steps['channels']}",
-            f"normalise: (pixel - [{_numbers(member['normalization']['mean'])}]) / "
-            f"[{_numbers(member['normalization']['std'])}]",
-        ]
-        blocks.append(f"{member['name']}:\n" + "\n".join(f"{k}. {line}" for k, line in enumerate(lines, start=1)))
-    clahe = facts.configuration["datasets"][facts.content["provenance"]["dataset"]]["preprocessing"]["clahe"]
-    note = f"\n\nCLAHE (clip {clahe}) was an augmentation of training alone." if clahe else ""
-    return "\n\n".join(blocks) + note
-
-
-def _volume_steps(steps: Mapping[str, Any]) -> str:
-    slices, resize, spacing = steps["slices"], steps["resize"], steps["spacing_mm"]
-    lines = [
-        f"read a CT volume in Hounsfield units ({steps['read']['axes']}); declared slopes: "
-        f"{steps['read']['declared_slopes']}",
-        f"{slices['count']} slices, strategy {slices['strategy']}; {steps['between_slices']}",
-        *([f"resample to {' x '.join(f'{value:g}' for value in spacing)} mm (z, y, x)"] if spacing else []),
-        f"{'cut to' if spacing else 'resize to'} {resize['width']} x {resize['height']}; shrinking: "
-        f"{resize['shrinking']}; growing: {resize['growing']}",
-        "window and normalise: inside the network",
-    ]
-    return "\n".join(f"{k}. {line}" for k, line in enumerate(lines, start=1))
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
-
-
-def _record(record: Mapping[str, Any] | None) -> list[str]:
-    """Value and interval of a metric record as two cells."""
-    if not record or record.get("value") is None:
-        return ["undefined", str((record or {}).get("reason") or "")]
-    low, high = record.get("low"), record.get("high")
-    interval = str(record.get("reason") or "") if low is None or high is None else f"{low:.3f} to {high:.3f}"
-    return [f"{record['value']:.3f}", interval]
 
 
 def _metrics(facts: Facts) -> str:
     metrics = facts.metrics
     confidence = f"{facts.configuration['evaluation']['confidence']:.0%}".replace("%", " %")
     rows = [
-        [f"**{name}**" if name == metrics["primary"] else name, *_record(record)]
+        [f"**{name}**" if name == metrics["primary"] else name, *record_cells(record)]
         for name, record in metrics["metrics"].items()
     ]
     text = (
         f"{metrics['n_cases']} images of {metrics['n_patients']} patients, each predicted by networks that never saw "
         f"the patient; intervals of {confidence} by resampling patients. The primary metric is bold.\n\n"
     )
-    text += _table(["metric", "value", "interval"], rows)
+    text += table(["metric", "value", "interval"], rows)
     per_class = metrics.get("per_class") or metrics.get("per_zone") or {}
     if per_class:
-        shown = [[name, values["support"], *_record(values.get("auroc"))] for name, values in per_class.items()]
-        text += "\n\n" + _table(["class, label or zone", "images", "AUROC", "interval"], shown)
+        shown = [[name, values["support"], *record_cells(values.get("auroc"))] for name, values in per_class.items()]
+        text += "\n\n" + table(["class, label or zone", "images", "AUROC", "interval"], shown)
     return text
 
 
@@ -258,8 +115,8 @@ def _decisions(facts: Facts) -> str:
             f"{fitted['n_patients']} patients). The error below is that of fits which left each fold out."
         )
         ece = facts.calibration.get("ece") or {}
-        rows = [[kind, *_record(ece.get(kind))] for kind in ("raw", "calibrated")]
-        lines.append(_table(["expected calibration error", "value", "interval"], rows))
+        rows = [[kind, *record_cells(ece.get(kind))] for kind in ("raw", "calibrated")]
+        lines.append(table(["expected calibration error", "value", "interval"], rows))
     if content["outputs"] in ("classes", "zones"):
         lines.append(f"Decision: {DECISIONS[content['decision']]}.")
     if content.get("cut_points"):
@@ -281,7 +138,7 @@ def _thresholds(content: Mapping[str, Any]) -> str:
     ]
     rule = RULES[thresholds["rule"]].format(value=thresholds.get("value"))
     rule += "" if thresholds["rule"] == "half" else " on all out-of-fold rows"
-    return f"A label is called present at or above its threshold ({rule}).\n\n" + _table(
+    return f"A label is called present at or above its threshold ({rule}).\n\n" + table(
         ["label", "threshold, log odds", "note"], rows
     )
 
@@ -292,7 +149,7 @@ def _checks(facts: Facts) -> str:
     text = (
         "The runner predicted these images from their source files. Its pixels equal those of the study's image "
         "cache; differences to the study's own predictions:\n\n"
-        + _table(["network", "images", "largest of a logit", "largest of a probability"], rows)
+        + table(["network", "images", "largest of a logit", "largest of a probability"], rows)
     )
     study = facts.content.get("study")
     if study is None:
@@ -303,18 +160,4 @@ def _checks(facts: Facts) -> str:
         f"\n\nCombined by the runner, with fits that left their fold out, {study['n_predictions']} of the study's "
         f"predictions of the ensemble come out as they are there: the largest difference of a probability is "
         f"{study['max_probability_difference']:.1e}."
-    )
-
-
-def _files(facts: Facts) -> str:
-    return _table(["file", "SHA-256"], [[f"`{name}`", f"`{digest}`"] for name, digest in facts.sums])
-
-
-def _origin(facts: Facts) -> str:
-    of = facts.content["provenance"]
-    packages = ", ".join(f"{name} {version}" for name, version in of["packages"].items())
-    runner = ", ".join(f"{name} {version}" for name, version in facts.content["versions"].items())
-    return (
-        f"Study {of['study']}, configuration {of['config_hash']}, code {of['code']}. Made with Python {of['python']}, "
-        f"{packages}. Checked with {runner}."
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +12,9 @@ import torch
 from archbench.artifacts import Predictions
 from archbench.batches import predict_logits
 from archbench.cases import Cases
+from archbench.checkpoints import Checkpoint
 from archbench.models.building import NormalizedNetwork
 from archbench.models.weights import load_checkpoint
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights of one fold and seed."""
-
-    fold: int
-    seed: int
-    path: Path
 
 
 def predict_folds(

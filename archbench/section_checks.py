@@ -23,7 +23,7 @@ from archbench.settings import (
 from archbench.study_blocks import architecture_of, valid_block
 
 # Sections for pictures with one answer, which masks have not.
-UNUSED_BY_MASKS: dict[str, Any] = {"ensemble": Ensemble, "explain": Explain, "bundle": Bundle}
+UNUSED_BY_MASKS: dict[str, Any] = {"ensemble": Ensemble, "explain": Explain}
 
 
 def threshold_problems(evaluation: Any) -> list[str]:
@@ -81,6 +81,9 @@ def segmentation_problems(
     settings = valid_block(content.get("protocol"), Protocol)
     if settings is not None and len(settings.seeds) > 1:
         problems.append("protocol.seeds: segmentation is trained with one seed for now; name one")
+    chosen = valid_block(content.get("bundle"), Bundle)
+    if chosen is not None and "ensemble" in (chosen.models or []) and "ensemble" not in models:
+        problems.append("bundle.models: masks are not combined into an ensemble; name a model")
     idle = [
         key for key, block in UNUSED_BY_MASKS.items() if valid_block(content.get(key), block) not in (None, block())
     ]

@@ -20,10 +20,12 @@ import numpy as np
 
 from archbench_predict.description import DescriptionError, Normalization, described_normalization, described_steps
 from archbench_predict.images import Preprocessing
+from archbench_predict.scans import SliceSettings, described_slices
 from archbench_predict.volume_description import VolumePreparation, described_volume_steps, describes_volume
 
 FORMAT = 2  # 2: labels that one member answers alone, isotonic steps, arrays beside bundle.json
-READS = (1, FORMAT)
+MASK_FORMAT = 3  # the networks draw masks
+READS = (1, FORMAT, MASK_FORMAT)
 SUMS = "SHA256SUMS"
 CONTENT = "bundle.json"
 
@@ -59,6 +61,7 @@ class Bundle:
         content: The whole of bundle.json.
         combination: How the members are combined, with its arrays.
         identity: SHA-256 of SHA256SUMS, which names this very bundle.
+        slices: How scans become pictures; None where the networks read pictures or whole volumes.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class Bundle:
     combination: Mapping[str, Any]
     members: tuple[Member, ...]
     identity: str
+    slices: SliceSettings | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +80,11 @@ class Bundle:
     def needs_masks(self) -> bool:
         """Whether the networks were trained on images cut or blanked by a mask."""
         return any(member.preprocessing.mask_focus != "none" for member in self.members)
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether its network says what each pixel is."""
+        return self.content.get("outputs") == "masks"
 
     @property
     def reads_volumes(self) -> bool:
@@ -122,7 +131,7 @@ def read_bundle(folder: Path) -> Bundle:
     content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
     if content.get("format") not in READS:
         raise BundleError(
-            f"{folder / CONTENT} has format {content.get('format')!r}, this runner reads up to {FORMAT}: "
+            f"{folder / CONTENT} has format {content.get('format')!r}, this runner reads up to {READS[-1]}: "
             "install the runner of the archbench that wrote it"
         )
     arrays = content["combination"].get("arrays")
@@ -135,7 +144,17 @@ def read_bundle(folder: Path) -> Bundle:
     combination = dict(content["combination"])
     if arrays is not None:
         combination["fits"] = read_fits(folder / arrays)
-    return Bundle(folder, content, combination, tuple(_member(folder, entry) for entry in content["members"]), identity)
+    members = tuple(_member(folder, entry) for entry in content["members"])
+    return Bundle(folder, content, combination, members, identity, _slices(folder, content))
+
+
+def _slices(folder: Path, content: Mapping[str, Any]) -> SliceSettings | None:
+    if content.get("slices") is None:
+        return None
+    try:
+        return described_slices(content["slices"])
+    except DescriptionError as error:
+        raise BundleError(f"{folder / CONTENT}: {error}") from error
 
 
 def read_fits(path: Path) -> list[dict[str, np.ndarray]]:

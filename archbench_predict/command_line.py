@@ -1,4 +1,4 @@
-"""archbench-predict BUNDLE IMAGES... --out predictions.csv"""
+"""archbench-predict BUNDLE IMAGES... --out predictions.csv (or a folder of masks)"""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from archbench_predict import __version__
 from archbench_predict.bundle import Bundle, BundleError, open_bundle
 from archbench_predict.hounsfield import Declared
 from archbench_predict.images import ImageError
+from archbench_predict.mask_command import check_mask_options, find_mask_images, predict_all_masks
+from archbench_predict.mask_predictor import MaskPredictor
 from archbench_predict.network import usable_cores
 from archbench_predict.predictor import Inputs, Predictor
 from archbench_predict.records import FORMATS, open_writer, to_records
@@ -38,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("bundle", help="folder or zip written by `make bundle`")
     made.add_argument("images", nargs="*", help="folders, patterns ('scans/*.png'), CSV tables, image files")
-    made.add_argument("--out", type=Path, help="file to write: .csv, .json or .jsonl")
+    made.add_argument("--out", type=Path, help="file to write: .csv, .json or .jsonl; of masks a new folder")
+    made.add_argument("--table", type=Path, help="sizes of masks: .csv, .json or .jsonl (default: masks.csv in --out)")
     made.add_argument("--masks", help="folder of masks named like the images, for bundles that were trained with masks")
     made.add_argument("--metadata", type=Path, help="table of slopes and spacings for volumes whose files lack them")
     made.add_argument("--challenge", action="store_true", help="write [{input_image_name, probabilities}] (labels)")
@@ -68,43 +71,56 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.check:
         if not arguments.images or arguments.out is None:
             options.error("name images and --out FILE (or --check)")
-        if arguments.out.suffix not in FORMATS:
-            options.error(f"--out: a name that ends in {', '.join(FORMATS)}, not {arguments.out.name!r}")
         if arguments.challenge and arguments.out.suffix != ".json":
             options.error("--challenge writes JSON: --out FILE.json")
         if arguments.challenge and arguments.top:
             options.error("--top has no effect with --challenge, whose files hold all labels")
     try:
-        return _run(arguments)
+        return _run(arguments, options)
     except (BundleError, SourceError, MetadataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print(f"interrupted; what is there stands in {arguments.out}.partial", file=sys.stderr)
+        print(f"interrupted; what is there stands beside {arguments.out}, its table ends in .partial", file=sys.stderr)
         return 130
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, options: argparse.ArgumentParser) -> int:
     threads = arguments.threads or usable_cores()
     with open_bundle(arguments.bundle) as bundle:
-        if bundle.needs_masks and not arguments.masks and not arguments.check:
-            raise BundleError("the networks were trained with masks: give --masks FOLDER")
-        _check_options(bundle, arguments)
+        if not arguments.check:
+            _check_options(bundle, arguments, options)
         total = 0 if arguments.check else sum(1 for _ in _found(bundle, arguments))
         # a volume's batch is large: one at a time
-        lanes = 1 if bundle.reads_volumes else lanes_for(total, threads=threads, batch_size=arguments.batch_size)
-        predictor = Predictor(bundle, threads=threads // lanes)
+        alone = bundle.reads_volumes or bundle.slices is not None
+        lanes = 1 if alone else lanes_for(total, threads=threads, batch_size=arguments.batch_size)
+        predictor = (MaskPredictor if bundle.draws_masks else Predictor)(bundle, threads=threads // lanes)
         difference = predictor.check_example()
         print(f"{bundle.name} ({bundle.identity[:12]}): intact, example within {difference:.0e}", file=sys.stderr)
         if arguments.check:
             return 0
-        return _predict_all(predictor, arguments, total=total, workers=arguments.workers or threads, lanes=lanes)
+        work = {"total": total, "workers": arguments.workers or threads, "lanes": lanes}
+        report = (lambda done, failed: None) if arguments.quiet else _progress(total)
+        if isinstance(predictor, MaskPredictor):
+            failed = predict_all_masks(predictor, arguments, report=report, **work)
+        else:
+            failed = _predict_all(predictor, arguments, report=report, **work)
+    return SOME_FAILED if failed else 0
 
 
-def _check_options(bundle: Bundle, arguments: argparse.Namespace) -> None:
+def _check_options(bundle: Bundle, arguments: argparse.Namespace, options: argparse.ArgumentParser) -> None:
     outputs = bundle.content["outputs"]
     if arguments.metadata is not None and not bundle.reads_volumes:
         raise SourceError("--metadata describes CT volumes; this bundle reads pictures")
+    if bundle.draws_masks:
+        check_mask_options(arguments)
+        return
+    if arguments.out.suffix not in FORMATS:
+        options.error(f"--out: a name that ends in {', '.join(FORMATS)}, not {arguments.out.name!r}")
+    if arguments.table is not None:
+        raise SourceError(f"--table is for bundles of masks; this one gives {outputs}")
+    if bundle.needs_masks and not arguments.masks:
+        raise BundleError("the networks were trained with masks: give --masks FOLDER")
     if arguments.challenge and outputs != "labels":
         raise SourceError(f"--challenge is for bundles of several labels; this one gives {outputs}")
     if arguments.top and outputs not in ("labels", "classes"):
@@ -122,14 +138,23 @@ def lanes_for(total: int, *, threads: int, batch_size: int) -> int:
 
 
 def _found(bundle: Bundle, arguments: argparse.Namespace) -> Iterable[Item]:
+    if bundle.draws_masks:
+        return find_mask_images(bundle, arguments)
     columns = Columns(arguments.image_column, arguments.case_column, arguments.root)
     return find_images(arguments.images, columns, VOLUME_SUFFIXES if bundle.reads_volumes else SUFFIXES)
 
 
-def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, total: int, workers: int, lanes: int) -> int:
+def _predict_all(
+    predictor: Predictor,
+    arguments: argparse.Namespace,
+    *,
+    total: int,
+    workers: int,
+    lanes: int,
+    report: Callable[[int, int], None],
+) -> int:
     declared = read_declared(arguments.metadata) if arguments.metadata else {}
     failed = 0
-    report = (lambda done, failed: None) if arguments.quiet else _progress(total)
     content = predictor.bundle.content
     fitted = {"calibrated": content["calibration"]["method"] != "none", "tuned": content.get("cut_points") is not None}
     answers = stream(
@@ -150,7 +175,7 @@ def _predict_all(predictor: Predictor, arguments: argparse.Namespace, *, total: 
             writer.write(item, None if isinstance(answer, ImageError) else answer, error)
             report(done, failed)
     print(f"{total - failed} of {total} images predicted: {arguments.out}", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+    return failed
 
 
 def _prepare(predictor: Predictor, masks: str | None, declared: Mapping[str, Declared], item: Item) -> Inputs:

@@ -33,12 +33,18 @@ class Network:
         Args:
             mask: Boolean, shape (H, W), for bundles with a mask focus.
         """
+        return self.prepare_with_box(image, mask)[0]
+
+    def prepare_with_box(
+        self, image: np.ndarray, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        """Return the input of one picture as `prepare` does, and the box x0, y0, x1, y1 that it was cut from."""
         assert not isinstance(self.member.preprocessing, VolumePreparation)
-        square, equalized, _ = preprocess(image, self.member.preprocessing, mask)
+        square, equalized, box = preprocess(image, self.member.preprocessing, mask)
         pixels = square if equalized is None else equalized
         if self.member.normalized:
-            return self.member.normalization.apply(pixels).astype(self._type, copy=False)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(self._type, copy=False)
+            return self.member.normalization.apply(pixels).astype(self._type, copy=False), box
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(self._type, copy=False), box
 
     def prepare_volume(self, volume: Volume) -> np.ndarray:
         """Return the input of one volume: Hounsfield units, shape (D, S, S); the network windows them."""
@@ -48,7 +54,7 @@ class Network:
         return slices.astype(self._type, copy=False)
 
     def logits(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits of inputs (B, C, S, S), of volumes (B, D, S, S), float32, shape (B, K).
+        """Return the logits of inputs (B, C, S, S), of volumes (B, D, S, S), float32, shape (B, K) or (B, K, S, S).
 
         A graph with a fixed batch is fed in such portions, the last one filled up with zeros.
         """

@@ -148,10 +148,12 @@ class Predictor:
         if not difference <= (EXAMPLE_TOLERANCE if exact else QUANTIZED_TOLERANCE):
             raise BundleError(
                 f"the bundle's example image gives other probabilities here (difference {difference:.1e}): made with "
-                f"{_listed(self.bundle.content['versions'])}; install these versions"
+                f"{listed_versions(self.bundle)}; install these versions"
             )
         return difference
 
 
-def _listed(versions: dict[str, Any]) -> str:
+def listed_versions(bundle: Bundle) -> str:
+    """Return the packages that the bundle was made with, in words."""
+    versions: dict[str, Any] = bundle.content["versions"]
     return ", ".join(f"{name} {version}" for name, version in versions.items())

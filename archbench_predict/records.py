@@ -121,7 +121,7 @@ class _Csv:
         return ["case_id", "image", "error", *called, *(f"{kind}_{name}" for kind in kinds for name in names)]
 
 
-class _Json:
+class JsonWriter:
     """JSON lines, or an array with one image a line, written as it comes."""
 
     def __init__(self, file: TextIO, *, lines: bool) -> None:
@@ -142,7 +142,7 @@ class _Json:
             self._file.write("[]\n" if self._first else "\n]\n")
 
 
-class _Challenge(_Json):
+class _Challenge(JsonWriter):
     """What challenges on multi-abnormality CT ask for: [{input_image_name, probabilities: {label: p}}]."""
 
     def write(self, item: Item, record: dict[str, Any] | None, error: str | None) -> None:
@@ -174,13 +174,20 @@ def open_writer(
         top: Whether records name the likeliest findings.
         challenge: Whether to write the JSON of challenges.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as file:
         if path.suffix == ".csv":
             yield _Csv(file, task, calibrated=calibrated, tuned=tuned, top=top)
         else:
-            writer = (_Challenge if challenge else _Json)(file, lines=path.suffix == ".jsonl")
+            writer = (_Challenge if challenge else JsonWriter)(file, lines=path.suffix == ".jsonl")
             yield writer
             writer.end()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Give a text file that gets its name when it is whole; until then it is `<name>.partial`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
     os.replace(partial, path)

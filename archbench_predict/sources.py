@@ -55,7 +55,7 @@ def find_images(sources: Sequence[str], columns: Columns, suffixes: tuple[str, .
             empty = False
             yield item
         if empty:
-            what = "volume" if suffixes is VOLUME_SUFFIXES else "image"
+            what = "volume" if ".mha" in suffixes else "image"
             raise SourceError(f"{source}: no {what} found ({', '.join(suffixes)})")
 
 

@@ -13,13 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from archbench.artifacts import provenance, read_json, read_predictions, read_table, write_text
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 from archbench.image_cache import open_cache
-from archbench.registry import ARCHITECTURES
 from archbench.tasks import get_task
 from archbench.thresholds import rule_of
 
@@ -65,6 +62,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _member(study: Study, dataset: str, name: str, account: str, pointer: str, table: str) -> MemberSource:
+    from archbench import bundle_network
     from archbench.bundle import MemberSource
 
     network = study.network_of(name, dataset)
@@ -73,10 +71,14 @@ def _member(study: Study, dataset: str, name: str, account: str, pointer: str, t
     if study.datasets[dataset].volumes is not None:
         steps, mean, std = _volume_steps(study, dataset, name), (0.0,), (1.0,)
     else:
-        architecture = ARCHITECTURES.get(network["architecture"])
-        shares = architecture.mean_std_of(network["normalization"], in_channels=network["in_channels"])
-        mean, std = _of_pixels(shares[0]), _of_pixels(shares[1])
-        steps = _image_steps(study, dataset, name)
+        mean, std = bundle_network.pixel_normalization(
+            network["architecture"], network["normalization"], in_channels=network["in_channels"]
+        )
+        steps = bundle_network.image_steps(
+            study.datasets[dataset].preprocessing.model_dump(),
+            size=study.image_size(name),
+            max_pixels=study.audit.max_pixels,
+        )
     return MemberSource(
         name=name,
         architecture=network["architecture"],
@@ -88,23 +90,6 @@ def _member(study: Study, dataset: str, name: str, account: str, pointer: str, t
         std=std,
         predictions=read_predictions(table, classes=study.logit_names(dataset) or None),
     )
-
-
-def _image_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
-    from archbench_predict.description import describe_steps
-    from archbench_predict.images import Preprocessing
-
-    settings = study.datasets[dataset].preprocessing
-    steps = Preprocessing(
-        size=study.image_size(name),
-        crop_border=settings.crop_border,
-        clahe=None,  # a random augmentation of training, not part of prediction
-        intensity=settings.intensity,
-        channels=settings.channels,
-        center_crop=settings.center_crop,
-        mask_focus=settings.mask_focus,
-    )
-    return describe_steps(steps, max_pixels=study.audit.max_pixels)
 
 
 def _volume_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
@@ -120,13 +105,8 @@ def _volume_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
     return describe_volume_steps(preparation, max_voxels=study.audit.max_pixels)
 
 
-def _of_pixels(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Means or deviations of pixels 0-255, in the network's own arithmetic (float32)."""
-    return tuple(float(np.float32(255) * np.float32(value)) for value in values)
-
-
 def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSource], folder: Path) -> None:
-    from archbench import bundle, bundle_files, model_card
+    from archbench import bundle, bundle_files, card_sections, model_card
 
     recipe = _recipe(study, arguments.decision)
     if recipe is not None:
@@ -143,13 +123,13 @@ def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSour
     bundle_files.write_sums(folder)
     checked = bundle.check_runner(folder, members, images)
     bundle_files.write_expected(folder)
-    card = model_card.Facts(
+    card = card_sections.Facts(
         content=read_json(folder / "bundle.json"),
         metrics=read_json(arguments.metrics),
         calibration=read_json(arguments.calibration),
         audit=read_json(arguments.audit),
         configuration=study.model_dump(mode="json"),
-        licences={member.name: licence_of(study, member.name) for member in members},
+        licences={member.name: _licence(study, member.name) for member in members},
         checked=checked,
         sums=bundle_files.write_sums(folder),
     )
@@ -188,16 +168,16 @@ def _content(
     folder: Path,
 ) -> dict[str, Any]:
     """Copy the networks and return what bundle.json says but for the example."""
-    from archbench import bundle, deployment_fits
+    from archbench import bundle, bundle_network, deployment_fits
     from archbench_predict.outputs import Task
 
     dataset, task = arguments.dataset, get_task(study.datasets[arguments.dataset].task)
     entries = []
     for member in members:
-        variant = bundle.passed_variant(member.account, arguments.precision)
+        variant = bundle_network.passed_variant(member.account, arguments.precision)
         file = "model.onnx" if len(members) == 1 else f"members/{member.name}/model.onnx"
-        bundle.copy_network(member, variant, folder, file)
-        entries.append(bundle.member_content(member, variant, file))
+        bundle_network.copy_network(member, variant, folder, file)
+        entries.append(bundle_network.member_content(member, variant, file))
     own = members[0].predictions
     meaning = Task(
         outputs=own.outputs,
@@ -230,18 +210,11 @@ def _content(
     }
 
 
-def licence_of(study: Study, model: str) -> str:
-    """Return where a model's start weights come from, and their licence."""
+def _licence(study: Study, model: str) -> str:
+    from archbench.bundle_network import licence_of
+
     entry = study.models[model]
-    if entry.checkpoint is not None:
-        return f"given weights {Path(entry.checkpoint).name}: licence unknown here, ask their source"
-    if entry.weights == "none":
-        return "random: no others' weights"
-    source, _, name = entry.weights.partition(":")
-    if source == "file":
-        return f"given file {Path(name).name}: licence unknown here, ask its source"
-    known = ARCHITECTURES.get(entry.architecture).weights.get(source)
-    return f"{entry.weights}: {known.licence if known is not None else 'licence unknown here'}"
+    return licence_of(entry.architecture, weights=entry.weights, checkpoint=entry.checkpoint)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, provenance, read_json, write_json
 from archbench.cases import Cases, read_cases
+from archbench.checkpoints import Checkpoint, parse_checkpoints
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.comparison import default_delta
 from archbench.config import Study, load_study
@@ -133,17 +134,17 @@ def _comparison(study: Study, dataset: str) -> Comparison:
 
 def best_checkpoint(arguments: list[str]) -> tuple[int, int, Path]:
     """Return fold, seed and path of the weights with the best validation value (given weights: the first)."""
-    entries = [(int(f), int(s), Path(p)) for f, s, p in (argument.split(":", 2) for argument in arguments)]
 
-    def rank(entry: tuple[int, int, Path]) -> float:
-        settings = entry[2].with_name("settings.json")
+    def rank(entry: Checkpoint) -> float:
+        settings = entry.path.with_name("settings.json")
         if not settings.is_file():
             return 0.0
         content = read_json(settings)
         sign = 1.0 if metric_mode(content["metric"]) == "max" else -1.0
         return sign * float(content["best_value"])
 
-    return max(entries, key=rank)
+    best = max(parse_checkpoints(arguments), key=rank)
+    return best.fold, best.seed, best.path
 
 
 if __name__ == "__main__":

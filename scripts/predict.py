@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archbench.artifacts import provenance, write_predictions
 from archbench.cases import read_cases
+from archbench.checkpoints import parse_checkpoints
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 from archbench.tasks import TASKS
@@ -45,13 +45,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _predict(study: Study, arguments: argparse.Namespace) -> None:
     from archbench import devices
     from archbench.models.building import build_network
-    from archbench.prediction import Checkpoint, join_predictions, predict_folds
+    from archbench.prediction import join_predictions, predict_folds
 
     cases = read_cases(arguments.manifest, arguments.folds, arguments.cache)
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
     network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
-    checkpoints = [Checkpoint(int(f), int(s), Path(p)) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)]
+    checkpoints = parse_checkpoints(arguments.checkpoint)
     origin = provenance(
         study=study.study,
         dataset=arguments.dataset,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from archbench.artifacts import provenance, read_table, write_json
 from archbench.cases import read_cases
+from archbench.checkpoints import parse_checkpoints
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 
@@ -40,7 +41,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _segment(study: Study, arguments: argparse.Namespace) -> None:
     from archbench import devices
-    from archbench.mask_prediction import Checkpoint, predict_masks
+    from archbench.mask_prediction import predict_masks
     from archbench.models.building import build_network
 
     cases = read_cases(arguments.manifest, arguments.folds, arguments.cache, prompts=arguments.prompts)
@@ -50,7 +51,7 @@ def _segment(study: Study, arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     masks = predict_masks(
         network.to(device),
-        [Checkpoint(int(f), int(s), Path(p)) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)],
+        parse_checkpoints(arguments.checkpoint),
         cases,
         _shapes(arguments.manifest),
         output,

@@ -97,6 +97,12 @@ def _unnamed(structures: Mapping[str, tuple[int, ...]], found: Sequence[Conversi
     return ", ".join(map(str, values[:SHOWN])) + (f" … ({len(values)} in all)" if len(values) > SHOWN else "")
 
 
+def source_files(settings: SourceSettings) -> dict[str, Path]:
+    """Return the image of each case, as it is read: the scan that its slices are cut from, or the picture."""
+    pairs, _ = _from_csv(settings) if settings.csv else _from_folders(settings)
+    return {pair.case: pair.image for pair in pairs}
+
+
 def _converted(settings: SourceSettings, pairs: Sequence[Pair], problems: list[str]) -> list[Conversion]:
     """Convert all pairs in threads; what is wrong with one is added to `problems`."""
     assert settings.work is not None

@@ -15,7 +15,6 @@ from archbench.datasets import MaskSettings
 from archbench.mask_files import NIFTI, Mask, MaskError, differing_space, read_image, read_mask, suffix_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MARGIN = 1.0  # percent of the values at either end that are cut where no window is given
 
 
 @dataclass(frozen=True)
@@ -107,29 +106,29 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 def _slices(case: str, picture: Mask, labels: Array, plan: MaskSettings, work: Path) -> list[Row]:
     """Write the axial slices of a volume, the patient's right on the left, as PNG with their masks."""
-    image, mask, (rows_mm, columns_mm, slices_mm) = _axial(picture, labels)
-    low, high = plan.window or np.percentile(image, [MARGIN, 100 - MARGIN]).tolist()
-    rows = []
+    from archbench_predict.scans import axial, axial_spacing, gray_limits, to_gray
+
+    assert picture.affine is not None  # only NIfTI is sliced
+    image, mask = (axial(array, picture.affine) for array in (picture.labels, labels))
+    rows_mm, columns_mm, slices_mm = axial_spacing(picture.spacing_mm, picture.affine)
+    limits, rows = gray_limits(image, plan.window), []
     for index, part in _chosen(image.shape[2], plan):
-        gray = np.clip((image[:, :, index].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-        name = f"{case}/{index:04d}.png"
-        _write(work / "images" / name, np.rint(255 * gray).astype(np.uint8))
+        name = slice_name(case, index)
+        _write(work / "images" / name, to_gray(image[:, :, index], limits))
         _write(work / "masks" / name, mask[:, :, index])
         present, spacing = _present(mask[:, :, index], plan), (rows_mm, columns_mm)
         rows.append(Row(f"images/{name}", f"masks/{name}", part, present, spacing, slices_mm * plan.slice_step))
     return rows
 
 
-def _axial(picture: Mask, labels: Array) -> tuple[Array, Array, tuple[float, float, float]]:
-    """Image and mask as (rows, columns, slices) in one orientation, and the spacing along each axis."""
-    from nibabel.orientations import apply_orientation, io_orientation
+def slice_name(case: str, index: int) -> str:
+    """Return the file of a slice, below the folders of images and of masks."""
+    return f"{case}/{index:04d}.png"
 
-    arrays = [array if array.ndim == 3 else array[:, :, None] for array in (picture.labels, labels)]
-    turn = io_orientation(picture.affine)
-    spacing = (*picture.spacing_mm, 1.0)[:3]
-    across = {int(new): spacing[old] for old, new in enumerate(turn[:, 0])}
-    turned = [apply_orientation(array, turn)[::-1, ::-1].transpose(1, 0, 2) for array in arrays]
-    return turned[0], turned[1], (across[1], across[0], across[2])
+
+def slice_index(file: str) -> int:
+    """Return the index of a slice of its volume, from its file's name."""
+    return int(Path(file).stem)
 
 
 def _chosen(n: int, plan: MaskSettings) -> list[tuple[int, str]]:

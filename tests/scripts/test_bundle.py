@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from archbench.artifacts import read_json, read_predictions, softmax, write_json, write_table
-from archbench.bundle import BundleFailure, passed_variant
+from archbench.bundle_network import BundleFailure, passed_variant
 from archbench.config import parse_study
 from archbench.models.building import build_network
 from archbench.models.weights import save_weights

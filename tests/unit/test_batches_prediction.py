@@ -9,9 +9,10 @@ from tiny_cases import CLASSES, FOLDS, SIDE, make_cases
 
 from archbench.batches import predict_logits, to_batch
 from archbench.cases import Cases
+from archbench.checkpoints import Checkpoint
 from archbench.models.building import NormalizedNetwork, build_network
 from archbench.models.weights import WeightsError, load_checkpoint, save_weights
-from archbench.prediction import Checkpoint, join_predictions, predict_folds
+from archbench.prediction import join_predictions, predict_folds
 
 CPU = torch.device("cpu")
 

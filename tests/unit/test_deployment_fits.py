@@ -13,8 +13,9 @@ import pytest
 
 from archbench.adoption import LabelChoice
 from archbench.artifacts import Predictions
-from archbench.bundle import BundleFailure, check_combination
+from archbench.bundle import check_combination
 from archbench.bundle_files import write_content
+from archbench.bundle_network import BundleFailure
 from archbench.calibrated_mean import fit_calibrated_mean
 from archbench.combining import fit_greedy, fit_weights, member_scores
 from archbench.deployed_ensemble import Recipe, combined_rows, recipe_of, rows_of_seed

@@ -12,7 +12,6 @@ from archbench.augmentation import augment, augment_with_masks
 from archbench.image_cache import cached_mask
 from archbench.losses.loss import LossNumbers
 from archbench.mask_parity import MaskTruth, case_dice, compare_masks
-from archbench.mask_prediction import to_source
 from archbench.mask_validation import count_pixels
 from archbench.metrics.segmentation import counted_value, score_mask
 from archbench.models.building import build_network, parameter_stages
@@ -23,6 +22,7 @@ from archbench.registry import ARCHITECTURES, LOSSES, METRICS
 from archbench.settings import Training
 from archbench.training import train
 from archbench.training_epoch import TrainingData
+from archbench_predict.source_masks import to_source
 
 CPU = torch.device("cpu")
 NAMES = [name for name in ARCHITECTURES.names() if ARCHITECTURES.get(name).masks]
@@ -70,7 +70,7 @@ def test_a_prediction_comes_back_to_the_pixels_it_was_cut_from() -> None:
     inside = np.zeros((20, 20), int)
     inside[5:15, 5:15] = 2
     logits = 8.0 * np.eye(K)[inside].transpose(2, 0, 1).astype(np.float32)
-    found = to_source(logits, box=np.array([10, 0, 50, 40], np.float32), shape=(44, 60))
+    found = to_source(logits, box=(10, 0, 50, 40), shape=(44, 60))
     assert found.shape == (44, 60) and found.dtype == np.uint8
     expected = np.zeros((44, 60), np.uint8)
     expected[10:30, 20:40] = 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,39 @@ def test_a_study_of_masks_runs(workflow):
     assert "tuned was prompted with the truth&#39;s box of each structure" in page
     assert "published (told the true point)" in page and "an upper bound that is not ranked" in page
     assert workflow.planned("--configfile", "small.yaml") == {}
+    bundle_masks_and_draw(workflow, study / dataset, summary["structures"][1:])
+
+
+def bundle_masks_and_draw(workflow, folder: Path, structures: list[str]) -> None:
+    """The bundle of one network by its rule; the runner's masks of the volume are the study's, slice by slice."""
+    import nibabel
+    import numpy as np
+
+    from archbench.mask_files import read_mask
+    from archbench_predict.scans import axial
+
+    chosen = {"ARCHBENCH_BUNDLE__MODELS": '["tiny0"]'}
+    workflow.snakemake("--cores", "2", "--configfile", "small.yaml", "--", "bundle", **chosen)
+    refused = workflow.snakemake(
+        "-n", "--configfile", "small.yaml", check=False, ARCHBENCH_BUNDLE__MODELS='["ensemble"]'
+    )
+    assert "masks are not combined into an ensemble" in refused.stdout
+    scan, out = workflow.folder / "data/cxr.nii.gz", workflow.folder / "drawn"
+    command = [sys.executable, "-m", "archbench_predict", str(folder / "tiny0/bundle-fp32.zip"), str(scan)]
+    done = subprocess.run([*command, "--out", str(out)], cwd=workflow.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    mask = nibabel.load(out / "cxr.nii.gz")
+    assert mask.shape == nibabel.load(scan).shape
+    drawn, index = (
+        axial(np.asarray(mask.dataobj), mask.affine),
+        json.loads((folder / "tiny0/masks/index.json").read_text()),
+    )
+    assert index["masks"]
+    for entry in index["masks"]:
+        meant = read_mask(folder / "tiny0/masks" / entry["file"]).labels
+        assert (drawn[:, :, int(Path(entry["case"]).stem)] != meant).mean() < 1e-3
+    with open(out / "masks.csv", encoding="utf-8") as file:
+        assert [row["structure"] for row in csv.DictReader(file)] == structures
 
 
 def test_a_regression_runs(workflow):

@@ -57,8 +57,8 @@ def has_ensemble():
 
 
 def rated_models():
-    """Models and, where there is one, the ensemble."""
-    return [*MODELS, "ensemble"] if has_ensemble() else MODELS
+    """Models and, where there is one, the ensemble; of masks none is made."""
+    return [*MODELS, "ensemble"] if has_ensemble() and not SEGMENTATION else MODELS
 
 
 def external_arguments(dataset):
@@ -234,10 +234,6 @@ def timing_entries(w):
 
 def bundles(w):
     """The zip of every model that is to be deployed."""
-    if SEGMENTATION:
-        raise WorkflowError(
-            "a bundle holds a network for pictures: of segmentation take model.onnx"
-        )
     return expand(
         f"{MODEL}/bundle-{STUDY.bundle.precision}.zip",
         dataset=STUDY.bundle.datasets or DATASETS,
