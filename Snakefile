@@ -54,6 +54,7 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/deployment.smk"
 include: "workflow/rules/bundle.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/partial_masks.smk"
 include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/leaderboard.smk"
 include: "workflow/rules/cluster.smk"
@@ -67,11 +68,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
-        (
-            [f"{RESULTS}/leaderboard.json"]
-            if STUDY.leaderboard.database and not SEGMENTATION
-            else []
-        ),
+        ([f"{RESULTS}/leaderboard.json"] if STUDY.leaderboard.database else []),
 
 
 onstart:
@@ -83,8 +80,8 @@ onsuccess:
 
 
 onerror:
-    if not only_boards_asked_for() and not SEGMENTATION:
-        shell(partial_commands())
+    if not only_boards_asked_for():
+        shell(partial_mask_commands() if SEGMENTATION else partial_commands())
     if stopped_by_user(log):
         print(
             "stopped on request, nothing failed: the same command goes on from here",

@@ -171,5 +171,5 @@ def write_content(folder: Path, content: Mapping[str, Any]) -> None:
         with atomic_path(folder / ARRAYS) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
     content = {**content, "combination": combination}
-    number = MASK_FORMAT if content["outputs"] == "masks" else FORMAT
+    number = MASK_FORMAT if content.get("outputs") == "masks" else FORMAT
     write_json(folder / "bundle.json", {"format": number, **content, "versions": library_versions()})

@@ -81,8 +81,10 @@ def _slices(facts: Facts) -> str:
     if slices is None:
         return ""
     window = slices["gray"]["window"]
-    black = f"{slices['gray']['cut_percent']:g} % of the scan's values at either end"
-    said = black if window is None else f"values below {window[0]:g} black, above {window[1]:g} white"
+    if window is None:
+        said = f"black and white at the quantiles of {slices['gray']['cut_percent']:g} % at either end of its values"
+    else:
+        said = f"values below {window[0]:g} black, above {window[1]:g} white"
     return f"A scan is cut into {slices['read']['axes']}, each 256 gray values ({said}). Then, slice by slice:\n\n"
 
 

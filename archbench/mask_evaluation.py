@@ -33,15 +33,23 @@ def structures_of(results: Sequence[CaseResult]) -> list[str]:
 
 @dataclass(frozen=True)
 class PatientDraws:
-    """Cases grouped by patient, and how often each resample draws each patient.
+    """Scored masks grouped by patient, and how often each resample draws each patient.
 
     Attributes:
-        rows: Patient of each case, shape (N,).
+        rows: Patient of each mask, shape (N,).
         weights: Shape (P, B).
+        cases: Number of each mask's case, shape (N,); several seeds have masks of the same case.
+        seeds: Training seed of each mask, shape (N,).
     """
 
     rows: Array
     weights: Array
+    cases: Array
+    seeds: Array
+
+    def of_seeds(self) -> list[Array]:
+        """Return which masks each seed drew, boolean, shape (N,) each."""
+        return [self.seeds == seed for seed in np.unique(self.seeds)]
 
 
 def draw_patients(
@@ -55,18 +63,26 @@ def draw_patients(
     patients = np.array([result.patient for result in results])
     strata = np.array([(folds or {}).get(result.case, 0) for result in results])
     drawn = patient_weights(patients, strata=strata, resamples=resamples, seed=seed)
-    return PatientDraws(np.searchsorted(drawn.patients, patients), drawn.weights.T.astype(np.float64))
+    return PatientDraws(
+        rows=np.searchsorted(drawn.patients, patients),
+        weights=drawn.weights.T.astype(np.float64),
+        cases=np.unique([result.case for result in results], return_inverse=True)[1],
+        seeds=np.array([result.seed for result in results]),
+    )
 
 
 def patient_scores(values: Array, drawn: PatientDraws) -> Scores:
-    """Return the mean over patients of their mean over cases, as point and for every resample."""
-    of_patients = patient_means(values, drawn)
-    index = np.arange(len(of_patients))
-    return Scores(points=mean_defined(of_patients)[None], draws=mean_draws(of_patients, drawn.weights, index)[None])
+    """Return the mean over patients of their mean over cases, of each seed, as points and for every resample."""
+    points, draws = [], []
+    for of_seed in drawn.of_seeds():
+        of_patients = patient_means(np.where(of_seed, values, np.nan), drawn)
+        points.append(mean_defined(of_patients))
+        draws.append(mean_draws(of_patients, drawn.weights, np.arange(len(of_patients))))
+    return Scores(points=np.array(points), draws=np.stack(draws))
 
 
 def patient_means(values: Array, drawn: PatientDraws) -> Array:
-    """Return each patient's mean over the cases with a value, shape (P,)."""
+    """Return each patient's mean over the masks with a value, shape (P,)."""
     defined = ~np.isnan(values)
     sums = np.bincount(drawn.rows[defined], weights=values[defined], minlength=len(drawn.weights))
     return ratio(sums, np.bincount(drawn.rows[defined], minlength=len(drawn.weights)))
@@ -92,10 +108,10 @@ def _summary_of(
         "total": total,
         "successful": total - failed,
         "success_rate": (total - failed) / total,
-        "scored": len(results),
+        "scored": len({result.case for result in results}),
         "structures": {
             name: {
-                metric: _record(case_values(results, tool, name, metric), metric, drawn, confidence)
+                metric: case_record(case_values(results, tool, name, metric), metric, drawn, confidence)
                 for metric in MASK_METRICS
             }
             for name in structures_of(results)
@@ -107,15 +123,19 @@ def _summary_of(
     }
 
 
-def _record(values: Array, metric: str, drawn: PatientDraws, confidence: float) -> dict[str, Any]:
-    """Mean over patients with its interval; spread and extremes over cases; how many cases have no value."""
+def case_record(values: Array, metric: str, drawn: PatientDraws, confidence: float) -> dict[str, Any]:
+    """Return the mean over patients with its interval, spread and extremes over masks, and how many have no value.
+
+    Args:
+        values: One per mask, shape (N,), NaN where undefined.
+    """
     defined = values[~np.isnan(values)]
     found = estimate(patient_scores(values, drawn), confidence=confidence, bounds=MASK_METRICS[metric].bounds)
     n_patients = int((~np.isnan(patient_means(values, drawn))).sum())
     record = metric_record(
         metric,
         found,
-        n_cases=len(defined),
+        n_cases=len(np.unique(drawn.cases[~np.isnan(values)])),
         n_patients=n_patients,
         undefined_reason="undefined in every case: see the reasons in per_case.csv",
     )
@@ -148,17 +168,19 @@ def _detection(scores: Sequence[MaskScores], drawn: PatientDraws, confidence: fl
 
 
 def _share(hits: Array, drawn: PatientDraws, confidence: float, reason: str) -> dict[str, Any]:
-    """Share of the cases with its interval from resampled patients.
+    """Share of the cases, averaged over seeds, with its interval from resampled patients.
 
     Wilson's where each patient has one case, and, with one observation per patient, where every draw is the same:
     a share of 1 is not certain.
     """
-    n = int((~np.isnan(hits)).sum())
+    n = len(np.unique(drawn.cases[~np.isnan(hits)]))
     if not n:
         return {"value": None, "low": None, "high": None, "n_cases": 0, "reason": reason}
-    share = float(np.nanmean(hits))
-    draws = mean_draws(hits, drawn.weights, drawn.rows)[None]
-    found = estimate(Scores(np.array([share]), draws), confidence=confidence, bounds=(0.0, 1.0))
+    parts = [np.where(of_seed, hits, np.nan) for of_seed in drawn.of_seeds()]
+    shares = np.array([mean_defined(part) for part in parts])
+    share = float(shares.mean())
+    draws = np.stack([mean_draws(part, drawn.weights, drawn.rows) for part in parts])
+    found = estimate(Scores(shares, draws), confidence=confidence, bounds=(0.0, 1.0))
     low, high = found.low, found.high
     n_patients = len(np.unique(drawn.rows[~np.isnan(hits)]))
     if n_patients == n or low == high:
@@ -175,11 +197,12 @@ def tool_scores(
 
 @dataclass(frozen=True)
 class Example:
-    """A case to be looked at: the best, the median or the worst of a tool by its Dice."""
+    """A mask to be looked at: the best, the median or the worst of a tool by its Dice."""
 
     tool: str
     kind: str
     case: str
+    seed: int
     dice: float
 
 
@@ -194,7 +217,8 @@ def examples(results: Sequence[CaseResult]) -> list[Example]:
         for kind, place in places.items():
             if order[place] not in shown:
                 shown.add(order[place])
-                found.append(Example(tool, kind, results[order[place]].case, float(values[order[place]])))
+                shown_one = results[order[place]]
+                found.append(Example(tool, kind, shown_one.case, shown_one.seed, float(values[order[place]])))
     return found
 
 
@@ -203,6 +227,6 @@ def warnings_of(results: Sequence[CaseResult], *, n_patients: int, patients_give
     warnings = []
     if n_patients < FEW_PATIENTS:
         warnings.append(f"only {n_patients} patients: below {FEW_PATIENTS} bootstrap tests reject too often")
-    if not patients_given and len(results) > 1:
+    if not patients_given and len({result.case for result in results}) > 1:
         warnings.append("no table of patients was given: each case counts as a patient of its own")
     return warnings

@@ -19,12 +19,13 @@ from archbench.metrics.segmentation import MASK_METRICS, MaskScores, score_mask
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Scores of one case, by tool and structure; `axes` is 2 for pictures and 3 for volumes."""
+    """Scores of one case and seed, by tool and structure; `axes` is 2 for pictures and 3 for volumes."""
 
     case: str
     patient: str
     axes: int
     scores: Mapping[str, Mapping[str, MaskScores]]
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ def measure(
     """
     of_case = spacings_mm or {}
     jobs = [_Job(case, scored, of_case.get(case.name, spacing_mm), tolerance_mm) for case in cases]
-    found: dict[str, CaseResult] = {}
+    found: dict[tuple[str, int], CaseResult] = {}
     for result in _results(jobs, min(workers, len(jobs))):
-        found[result.case] = result
+        found[result.case, result.seed] = result
         progress(len(found), result.case)
-    return [found[case.name] for case in cases]
+    return [found[case.name, case.seed] for case in cases]
 
 
 def _results(jobs: Sequence[_Job], workers: int) -> Iterator[CaseResult]:
@@ -95,7 +96,7 @@ def _measure_case(job: _Job) -> CaseResult:
             )
             for name, label in job.scored.items()
         }
-    return CaseResult(job.case.name, job.case.patient, truth.labels.ndim, scores)
+    return CaseResult(job.case.name, job.case.patient, truth.labels.ndim, scores, job.case.seed)
 
 
 def _structure(labels: Array, label: int | None) -> Array:
@@ -108,12 +109,12 @@ def tools(results: Sequence[CaseResult]) -> list[str]:
 
 
 def case_table(
-    results: Sequence[CaseResult], more: Mapping[tuple[str, str], Mapping[str, object]] | None = None
+    results: Sequence[CaseResult], more: Mapping[tuple[str, str, int], Mapping[str, object]] | None = None
 ) -> str:
     """Return one row per tool, case and structure as CSV; an undefined value is empty and has its reason.
 
     Args:
-        more: Further columns by tool and case, the same for all.
+        more: Further columns by tool, case and seed, the same for all.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -130,7 +131,7 @@ def case_table(
                 for metric, reason in found.reasons.items():
                     reasons.setdefault(reason, []).append(metric)
                 words = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-                rest = list(more[tool, result.case].values()) if more else []
+                rest = list(more[tool, result.case, result.seed].values()) if more else []
                 writer.writerow([tool, result.case, result.patient, name, *values, *sizes, words, *rest])
     return buffer.getvalue()
 

@@ -35,12 +35,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class MaskCase:
-    """One case: its truth and the mask of each tool."""
+    """One case: its truth and the mask of each tool, of one training seed where tools were trained with several."""
 
     name: str
     patient: str
     truth: Path
     predictions: Mapping[str, Path]
+    seed: int = 0
 
 
 def case_of(name: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from archbench.mask_evaluation import PatientDraws, patient_scores
 from archbench.metrics.metric import Array, mean_defined, ratio
-from archbench.parity import CONFIDENCE, Comparison
-from archbench.statistics import difference, estimate, patient_weights
+from archbench.parity import NOT_FINITE, Comparison, judged, quality_record
+from archbench.statistics import patient_weights
 
 CHUNK = 32  # images whose masks are compared at once
 
@@ -32,20 +32,11 @@ def compare_masks(truth: MaskTruth, expected: Array, got: Array, comparison: Com
     Returns:
         As `archbench.parity.compare_quality`; decisions are pixels.
     """
-    base = {
-        "metric": "dice",
-        "margin": comparison.margin,
-        "confidence": CONFIDENCE,
-        "n_cases": len(truth.masks),
-        "n_patients": len(np.unique(truth.patient_id)),
-        "flips": None,
-        "n_decisions": 0,
-        **dict.fromkeys(("value", "reference", "difference", "low", "high")),
-    }
+    record = quality_record("dice", comparison, truth.patient_id)
     if not np.isfinite(got).all():
-        return base | {"non_inferior": False, "reason": "the export's logits are not finite"}
+        return record | {"non_inferior": False, "reason": NOT_FINITE}
     labels = [logits.argmax(axis=1).astype(np.uint8) for logits in (got, expected)]
-    base |= {"flips": int((labels[0] != labels[1]).sum()), "n_decisions": int(labels[0].size)}
+    record |= {"flips": int((labels[0] != labels[1]).sum()), "n_decisions": int(labels[0].size)}
     values = [case_dice(truth.masks, said, structures=expected.shape[1] - 1) for said in labels]
     weights = patient_weights(
         truth.patient_id,
@@ -53,20 +44,16 @@ def compare_masks(truth: MaskTruth, expected: Array, got: Array, comparison: Com
         resamples=comparison.resamples,
         seed=comparison.seed,
     )
-    drawn = PatientDraws(np.searchsorted(weights.patients, truth.patient_id), weights.weights.T.astype(np.float64))
-    scores = [patient_scores(of_cases, drawn) for of_cases in values]
-    found = estimate(difference(*scores), confidence=CONFIDENCE)
-    if np.isnan(found.low):
-        return base | {"non_inferior": None, "reason": found.reason or "no validation mask holds a structure"}
-    return base | {
-        "value": scores[0].point,
-        "reference": scores[1].point,
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "non_inferior": bool(found.low > -comparison.margin),
-        "reason": None,
-    }
+    n = len(truth.masks)
+    drawn = PatientDraws(
+        rows=np.searchsorted(weights.patients, truth.patient_id),
+        weights=weights.weights.T.astype(np.float64),
+        cases=np.arange(n),
+        seeds=np.zeros(n, int),
+    )
+    export, torch = (patient_scores(of_cases, drawn) for of_cases in values)
+    undefined = "no validation mask holds a structure"
+    return record | judged(export, torch, comparison, greater_is_better=True, undefined=undefined)
 
 
 def case_dice(true: Array, said: Array, *, structures: int) -> Array:

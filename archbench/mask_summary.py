@@ -52,7 +52,9 @@ def mask_summary(
     pairs = compare_all(results, structures, drawing, left_out=left_out)
     primary = pairs[structures[0]]["dice"]
     return {
-        "n_cases": len(results),
+        "n_cases": len({result.case for result in results}),
+        "folds": sorted(set((drawing.folds or {}).values())),
+        "seeds": sorted({result.seed for result in results}),
         "n_patients": len(drawn.weights),
         "size_unit": size_unit(results),
         "structures": structures,

@@ -15,7 +15,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.metrics.metric import Metric
-from archbench.metrics.scoring import score
+from archbench.metrics.scoring import Scores, score
 from archbench.metrics.views import decided, is_grouped
 from archbench.onnx_runner import ExportedNetwork
 from archbench.statistics import difference, estimate, patient_weights
@@ -23,6 +23,7 @@ from archbench.statistics import difference, estimate, patient_weights
 SMALL_BATCHES = (1, 2, 3)
 IMAGES = 64
 RTOL, ATOL = 1e-3, 1e-4
+NOT_FINITE = "the export's logits are not finite"
 CONFIDENCE = 0.90  # two-sided: its lower end is a one-sided bound of 95 %
 
 
@@ -101,29 +102,51 @@ def compare_quality(reference: Predictions, logits: np.ndarray, comparison: Comp
     metric = comparison.metric
     changed = replace(reference, logits=logits)
     known, known_changed = reference.known(), changed.known()
-    result: dict[str, Any] = {
-        "metric": metric.name,
-        "margin": comparison.margin,
-        "confidence": CONFIDENCE,
-        "n_cases": len(known),
-        "n_patients": len(np.unique(known.patient_id)),
-        "flips": None,
-        "n_decisions": 0,
-    }
+    result = quality_record(metric.name, comparison, known.patient_id)
     if not np.isfinite(logits).all():
-        return result | _undefined("the export's logits are not finite", non_inferior=False)
+        return result | _undefined(NOT_FINITE, non_inferior=False)
     result["flips"], result["n_decisions"] = count_flips(reference, changed)
     if not len(known):
         return result | _undefined("no validation case has a known target")
     drawn = patient_weights(known.patient_id, strata=known.fold, resamples=comparison.resamples, seed=comparison.seed)
-    scores = [score(table, metric, drawn.patients, drawn.weights) for table in (known_changed, known)]
-    signed = difference(*scores) if metric.greater_is_better else difference(*reversed(scores))
+    export, torch = (score(table, metric, drawn.patients, drawn.weights) for table in (known_changed, known))
+    undefined = f"{metric.name}: {metric.undefined_reason}"
+    return result | judged(export, torch, comparison, greater_is_better=metric.greater_is_better, undefined=undefined)
+
+
+def quality_record(metric: str, comparison: Comparison, patients: np.ndarray) -> dict[str, Any]:
+    """Return what is known of a comparison before anything is scored, undefined so far.
+
+    Args:
+        patients: Patient of each case, shape (N,).
+    """
+    return {
+        "metric": metric,
+        "margin": comparison.margin,
+        "confidence": CONFIDENCE,
+        "n_cases": len(patients),
+        "n_patients": len(np.unique(patients)),
+        "flips": None,
+        "n_decisions": 0,
+        **_undefined(""),
+    }
+
+
+def judged(
+    export: Scores, torch: Scores, comparison: Comparison, *, greater_is_better: bool, undefined: str
+) -> dict[str, Any]:
+    """Return the export's value, torch's, and whether their difference stays above -margin.
+
+    Args:
+        undefined: Why there may be no difference.
+    """
+    signed = difference(export, torch) if greater_is_better else difference(torch, export)
     found = estimate(signed, confidence=CONFIDENCE)
     if np.isnan(found.low):
-        return result | _undefined(found.reason or f"{metric.name}: {metric.undefined_reason}")
-    return result | {
-        "value": scores[0].point,
-        "reference": scores[1].point,
+        return _undefined(found.reason or undefined)
+    return {
+        "value": export.point,
+        "reference": torch.point,
         "difference": found.value,
         "low": found.low,
         "high": found.high,

@@ -17,7 +17,6 @@ from archbench.settings import (
     Explain,
     Inference,
     Model,
-    Protocol,
     StackingNetwork,
 )
 from archbench.study_blocks import architecture_of, valid_block
@@ -76,11 +75,9 @@ def segmentation_problems(
             problems.append(f"models.{name}.architecture: {model.architecture} doesn't serve {task}; use {fitting}")
     if not learned:
         return problems
-    if len(datasets) > 1:
-        problems.append("datasets: a study of segmentation has one dataset; make one study of each")
-    settings = valid_block(content.get("protocol"), Protocol)
-    if settings is not None and len(settings.seeds) > 1:
-        problems.append("protocol.seeds: segmentation is trained with one seed for now; name one")
+    others = [name for name in datasets if name not in learned]
+    if others:
+        problems.append(f"datasets.{others[0]}.task: masks and other tasks don't share models; make one study of each")
     chosen = valid_block(content.get("bundle"), Bundle)
     if chosen is not None and "ensemble" in (chosen.models or []) and "ensemble" not in models:
         problems.append("bundle.models: masks are not combined into an ensemble; name a model")

@@ -28,7 +28,7 @@ from archbench.mask_files import suffix_of
 from archbench.mask_measurement import CaseResult, case_table, measure
 from archbench.mask_pairs import MaskCase, Problem, image_of, list_masks, missing_images, pair_masks, read_patients
 from archbench.mask_summary import Resampling, mask_summary
-from archbench.report.mask_page import render_mask_page
+from archbench.report.mask_page import MaskSection, render_mask_page
 from archbench.report.mask_pictures import write_overlay
 from archbench.report.mask_tables import pairs_csv, results_csv, to_text
 
@@ -125,7 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     write_text(output / "comparison.csv", pairs_csv(summary))
     write_text(output / "comparison.txt", to_text(summary))
     write_json(output / "summary.json", summary)
-    write_text(output / "report.html", render_mask_page(summary, overlays, output))
+    shown = MaskSection(args.seg_dir.name, {**summary, "overlays": overlays}, output)
+    page = render_mask_page([shown], title=summary["settings"]["name"], command=args.command)
+    write_text(output / "report.html", page)
     print(to_text(summary))
     print(f"Report: {output / 'report.html'}")
     return 0

@@ -10,21 +10,20 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import ArtifactError, provenance, read_json, read_table, write_json, write_text
+from archbench.artifacts import provenance, read_json, write_json, write_text
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 from archbench.mask_evaluation import examples, warnings_of
 from archbench.mask_measurement import CaseResult, case_table, measure
-from archbench.mask_pairs import MaskCase
-from archbench.mask_stacks import write_stack
 from archbench.mask_summary import Resampling, mask_summary
 from archbench.prompts import TRUTH
 from archbench.report.mask_pictures import write_overlay
 from archbench.report.mask_tables import pairs_csv, results_csv, to_text
+from archbench.slice_scores import slice_dice, slice_summary, slice_table
+from archbench.tested_masks import Tested, read_tested
 
 if TYPE_CHECKING:
     import argparse
@@ -33,30 +32,6 @@ PROGRESS_CASES = 50
 PHANTOM = "phantom data: drawn by the program, with known truth; not a result about patients"
 ONE_SEED = "one seed: how much another training of the same network would differ was not estimated"
 IN_PIXELS = "no spacing is known: 1 mm per pixel was taken, distances and sizes are in pixels"
-
-
-@dataclass(frozen=True)
-class Tested:
-    """The cases that every model was tested on.
-
-    Attributes:
-        cases: With the mask file of each model.
-        images, spacings_mm: By case; without a spacing there is none.
-        folds: Fold in which a case was tested.
-        seconds: Of inference, by model and case.
-        memory_mib: Peak memory of each model's prediction job.
-        prompts: What each model was told beside the image; None for nothing.
-    """
-
-    cases: list[MaskCase]
-    images: dict[str, Path]
-    spacings_mm: dict[str, tuple[float, ...]]
-    folds: dict[str, int]
-    seconds: dict[tuple[str, str], float]
-    memory_mib: dict[str, float | None]
-    structures: tuple[str, ...]
-    phantom: bool
-    prompts: dict[str, dict[str, Any] | None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,11 +55,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         summary = _summary(study, arguments, tested, results, tolerance)
         summary["overlays"] = draw_overlays(output, tested, scored, results)
+        of_slices = slice_dice(tested)
+        summary["slices"] = slice_summary(tested, of_slices, _drawing(study, tested))
     more = {
-        key: {"fold": tested.folds[key[1]], "inference_seconds": f"{value:.4g}"}
+        key: {"fold": tested.folds[key[1]], "seed": key[2], "inference_seconds": f"{value:.4g}"}
         for key, value in tested.seconds.items()
     }
     write_text(output / "per_case.csv", case_table(results, more))
+    if of_slices:
+        write_text(output / "per_slice.csv", slice_table(tested, of_slices))
     write_text(output / "results.csv", results_csv(summary))
     write_text(output / "comparison.csv", pairs_csv(summary))
     write_text(output / "comparison.txt", to_text(summary))
@@ -115,77 +94,9 @@ def _tolerance(study: Study, dataset: str) -> float:
     return 2.0 if given is None else given.tolerance_mm
 
 
-def read_tested(manifest: Path, folders: Mapping[str, str], scratch: Path) -> Tested:
-    """Join the manifest and the masks of every model by case; slices become the volumes that they were cut from.
-
-    Args:
-        scratch: Folder for the volumes.
-    Raises:
-        ArtifactError: If the models were tested on different cases.
-    """
-    table, metadata = read_table(manifest)
-    indices = {model: read_json(Path(folder) / "index.json") for model, folder in folders.items()}
-    masks = {model: {entry["case"]: entry for entry in index["masks"]} for model, index in indices.items()}
-    first, root = next(iter(masks)), Path(metadata["root"])
-    groups = _groups(table.drop_columns(["lesions"]).to_pylist(), masks)
-
-    def file(name: str, kind: str, paths: list[Path]) -> Path:
-        return write_stack(scratch / kind / f"{name}.tif", paths) if len(paths) > 1 else paths[0]
-
-    def of_model(name: str, model: str) -> Path:
-        paths = [Path(folders[model]) / masks[model][row["case_id"]]["file"] for row in groups[name]]
-        return file(name, f"model-{model}", paths)
-
-    return Tested(
-        cases=[
-            MaskCase(
-                name=name,
-                patient=rows[0]["patient_id"],
-                truth=file(name, "truth", [root / row["mask"] for row in rows]),
-                predictions={model: of_model(name, model) for model in masks},
-            )
-            for name, rows in groups.items()
-        ],
-        images={name: file(name, "images", [root / row["image"] for row in rows]) for name, rows in groups.items()},
-        spacings_mm={name: _spacing(rows) for name, rows in groups.items() if rows[0].get("row_mm")},
-        folds={name: int(masks[first][rows[0]["case_id"]]["fold"]) for name, rows in groups.items()},
-        seconds={
-            (model, name): sum(masks[model][row["case_id"]]["seconds"] for row in rows)
-            for model in masks
-            for name, rows in groups.items()
-        },
-        memory_mib={model: index["peak_memory_mib"] for model, index in indices.items()},
-        structures=tuple(metadata["labels"]),
-        phantom=bool(metadata.get("phantom")),
-        prompts={model: index.get("prompt") for model, index in indices.items()},
-    )
-
-
-def _groups(rows: Sequence[dict[str, Any]], masks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The tested rows of the manifest by volume, of pictures by case, in the order of their slices."""
-    first = next(iter(masks))
-    for model, found in masks.items():
-        if set(found) != set(masks[first]):
-            raise ArtifactError(f"{model} and {first} were not tested on the same cases: run the rule segment again")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: str(row["case_id"])):
-        if row["case_id"] in masks[first]:
-            groups.setdefault(row.get("volume") or row["case_id"], []).append(row)
-    return groups
-
-
-def _spacing(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    """Along the axes of a case's mask: rows and columns, of several slices these before them."""
-    plane = (rows[0]["row_mm"], rows[0]["column_mm"])
-    return plane if len(rows) == 1 else (rows[0]["slice_mm"], *plane)
-
-
-def _summary(
-    study: Study, arguments: argparse.Namespace, tested: Tested, results: Sequence[CaseResult], tolerance: float
-) -> dict[str, Any]:
-    """The content of summary.json."""
-    settings, audit = study.evaluation, read_json(arguments.audit)
-    drawing = Resampling(
+def _drawing(study: Study, tested: Tested) -> Resampling:
+    settings = study.evaluation
+    return Resampling(
         resamples=settings.resamples,
         comparison_resamples=settings.comparison_resamples,
         confidence=settings.confidence,
@@ -193,17 +104,25 @@ def _summary(
         delta=settings.delta,
         folds=tested.folds,
     )
+
+
+def _summary(
+    study: Study, arguments: argparse.Namespace, tested: Tested, results: Sequence[CaseResult], tolerance: float
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    settings, audit = study.evaluation, read_json(arguments.audit)
+    drawing = _drawing(study, tested)
     apart = [model for model, prompt in tested.prompts.items() if prompt and prompt["source"] == TRUTH]
-    found = mask_summary(results, drawing, failed={}, total=len(results), apart=apart)
+    found = mask_summary(results, drawing, failed={}, total=len(tested.folds), apart=apart)
     for model, entry in found["models"].items():
-        seconds = [value for (of, _), value in tested.seconds.items() if of == model]
+        seconds = [value for (of, *_), value in tested.seconds.items() if of == model]
         entry["prompt"] = tested.prompts[model]
         entry |= {"inference_seconds": sum(seconds) / len(seconds), "peak_memory_mib": tested.memory_mib[model]}
     warnings = [PHANTOM] if tested.phantom else []
     warnings += [
         *warnings_of(results, n_patients=found["n_patients"], patients_given=True),
         *found["warnings"],
-        ONE_SEED,
+        *([ONE_SEED] if len(tested.seeds) == 1 else []),
         *prompt_notes(tested.prompts),
     ]
     warnings += [] if tested.spacings_mm else [IN_PIXELS]
@@ -251,10 +170,10 @@ def draw_overlays(
     output: Path, tested: Tested, scored: Mapping[str, int], results: Sequence[CaseResult]
 ) -> list[dict[str, Any]]:
     """Best, median and worst case of each model as pictures below overlays/."""
-    by_name = {case.name: case for case in tested.cases}
+    by_name = {(case.name, case.seed): case for case in tested.cases}
     drawn = []
     for example in examples(results):
-        case = by_name[example.case]
+        case = by_name[example.case, example.seed]
         file = Path("overlays") / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', example.tool)}-{example.kind}.png"
         note = write_overlay(
             output / file,

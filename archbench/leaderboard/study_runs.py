@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import ArtifactError, Predictions, read_json, read_predictions
+from archbench.leaderboard.mask_runs import OUTPUTS, mask_table, mean_dice
 from archbench.leaderboard.run import Run, data_hash, digest, predictions_hash, stored_table
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.scoring import score, scored_rows
+from archbench.prompts import TRUTH
 
 ENSEMBLE = "ensemble"
 TOLERANCE = 1e-6
@@ -66,7 +68,7 @@ def _run(
     metrics, configuration = found.get("metrics"), document["configuration"]
     if not metrics:
         raise ValueError(f"was not evaluated ({(found.get('missing') or {}).get('metrics') or found.get('status')})")
-    rows = scored_rows(read_predictions(folder / "predictions.parquet"))
+    rows = _rows(folder, metrics)
     cut = (configuration.get("evaluation") or {}).get("clinical_cut", 2)
     check_primary(rows, metrics["primary"], metrics["metrics"].get(metrics["primary"]), clinical_cut=cut)
     identity = {
@@ -92,6 +94,20 @@ def _run(
     )
 
 
+def _rows(folder: Path, metrics: Mapping[str, Any]) -> Predictions:
+    """What a run was scored by: of masks the Dice of every case.
+
+    Raises:
+        ValueError: If the model was told where the truth lies.
+    """
+    prompt = metrics.get("prompt")
+    if prompt and prompt["source"] == TRUTH:
+        raise ValueError(f"was told the truth's {prompt['kind']}s: an upper bound, which is not ranked")
+    if metrics.get("task") == "segmentation":
+        return mask_table(folder.parent / "masks" / "per_case.csv", folder.name)
+    return scored_rows(read_predictions(folder / "predictions.parquet"))
+
+
 def check_primary(rows: Predictions, primary: str, record: Mapping[str, Any] | None, *, clinical_cut: int) -> None:
     """Refuse a primary metric that isn't that of the predictions: a leaderboard ranks what was predicted.
 
@@ -100,11 +116,14 @@ def check_primary(rows: Predictions, primary: str, record: Mapping[str, Any] | N
     """
     if record is None or record["value"] is None:
         return
-    patients = np.unique(rows.patient_id)
-    scored = score(rows, metric_at_cut(primary, clinical_cut), patients, np.zeros((0, len(patients))))
-    if not abs(scored.point - record["value"]) <= TOLERANCE:
+    if rows.outputs == OUTPUTS:
+        point = mean_dice(rows)
+    else:
+        patients = np.unique(rows.patient_id)
+        point = score(rows, metric_at_cut(primary, clinical_cut), patients, np.zeros((0, len(patients)))).point
+    if not abs(point - record["value"]) <= TOLERANCE:
         raise ValueError(
-            f"metrics.json says {primary} {record['value']:.6f}, its predictions give {scored.point:.6f}: they don't"
+            f"metrics.json says {primary} {record['value']:.6f}, its predictions give {point:.6f}: they don't"
             " belong together; run the study again"
         )
 

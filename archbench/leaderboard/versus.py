@@ -10,6 +10,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.case_comparison import pair_tables
 from archbench.comparison import compare, verdict
+from archbench.leaderboard.mask_runs import OUTPUTS, compare_mask_tables
 from archbench.leaderboard.run import Run, hidden_names, key_fingerprint
 from archbench.statistics import holm
 
@@ -33,15 +34,12 @@ def paired_difference(
         ValueError: If no case is in both, or classes, patients or targets differ.
     """
     first, second, notes = pair_tables(before, after)
-    found = compare(
-        {"before": first, "after": second},
-        primary=primary,
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-        delta=delta,
-        clinical_cut=clinical_cut,
-    )
+    tables = {"before": first, "after": second}
+    drawing: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed, "delta": delta}
+    if first.outputs == OUTPUTS:
+        found = compare_mask_tables(tables, **drawing)
+    else:
+        found = compare(tables, primary=primary, clinical_cut=clinical_cut, **drawing)
     values = {model["model"]: model["value"] for model in found["models"]}
     row = {
         "primary": primary,

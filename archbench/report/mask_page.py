@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archbench.artifacts import package_versions
+from archbench.report.collect import ModelResult
 from archbench.report.figures import Panel, Picture, line_styles, render
 from archbench.report.labels import format_interval, format_value
 from archbench.report.mask_pictures import COLOURS
 from archbench.report.mask_study import MaskStudy
-from archbench.report.mask_tables import detection_table, pairs_table, results_table, success_table, tool_label
+from archbench.report.mask_tables import (
+    detection_table,
+    named,
+    pairs_table,
+    results_table,
+    slices_table,
+    success_table,
+    tool_label,
+)
 from archbench.report.page import TEMPLATES
 
 GIVEN = (
@@ -23,20 +34,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 
-def render_mask_page(
-    summary: Mapping[str, Any],
-    overlays: Sequence[Mapping[str, Any]],
-    folder: Path,
-    *,
-    study: MaskStudy | None = None,
-) -> str:
-    """Return the page as HTML; every text from data is escaped by the template.
+@dataclass(frozen=True)
+class MaskSection:
+    """What the page says of one dataset, or of given masks.
+
+    Attributes:
+        name: Of the dataset.
+        summary: The content of summary.json; None where no model has masks.
+        folder: Where the pictures of `summary["overlays"]` lie.
+        study: Of models that were trained here; None for given masks.
+        without_result: Models that failed or were not finished.
+    """
+
+    name: str
+    summary: Mapping[str, Any] | None
+    folder: Path
+    study: MaskStudy | None = None
+    without_result: Sequence[ModelResult] = ()
+
+
+def render_mask_page(sections: Sequence[MaskSection], *, title: str, command: str) -> str:
+    """Return the page as HTML, dataset after dataset; every text from data is escaped by the template.
 
     Args:
-        summary: The content of summary.json.
-        overlays: tool, kind, case, dice, file and note of each picture.
-        folder: Where the pictures lie.
-        study: Of models that were trained here; None for given masks.
+        command: What makes the page again.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -44,29 +65,66 @@ def render_mask_page(
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    first, *others = summary["structures"]
+    several = len(sections) > 1
+    told: list[Sequence[str]] = [section.study.methods if section.study else GIVEN for section in sections]
+    told += [methods(section.summary["settings"]) for section in sections if section.summary is not None]
     return str(
         environment.get_template("masks.html.j2").render(
-            summary=summary,
-            answer=answer(summary),
-            methods=[*(study.methods if study else GIVEN), *methods(summary["settings"])],
-            study=study,
-            forest=render(forest_panel(summary)),
-            results=results_table(summary, first, caption=_caption(summary, first)),
-            by_label=[results_table(summary, name, caption=_caption(summary, name)) for name in others],
-            pairs=pairs_table(summary),
-            detection=detection_table(summary),
-            success=success_table(summary),
-            overlays=[
-                {"tool": tool, "pictures": [_picture(entry, folder) for entry in overlays if entry["tool"] == tool]}
-                for tool in summary["order"]
-            ],
-            notes=[entry["note"] for entry in overlays if entry["note"]],
+            title=title,
+            command=command,
+            trained=sections[0].study is not None,
+            packages=package_versions(),
+            methods=list(dict.fromkeys(text for texts in told for text in texts)),
+            sections=[_content(section, several=several) for section in sections],
             colours=COLOURS,
             css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         )
     )
+
+
+def _content(section: MaskSection, *, several: bool) -> dict[str, Any]:
+    """What the template shows of one dataset; headings and names of tables say which, where there are several."""
+    prefix = f"{section.name}-" if several else ""
+    warnings = [f"{model.name}: {model.status}, see Failures" for model in section.without_result]
+    shared: dict[str, Any] = {
+        "name": section.name,
+        "prefix": prefix,
+        "heading": f"{section.name}: " if several else "",
+        "summary": section.summary,
+        "study": section.study and section.study.named(prefix),
+        "without_result": section.without_result,
+        "warnings": warnings,
+        "success": None,
+    }
+    summary = section.summary
+    if summary is None:
+        return shared | {"answer": ["No model has masks to compare."]}
+    first, *others = summary["structures"]
+    overlays = summary.get("overlays", [])
+    tables = {
+        "results": results_table(summary, first, caption=_caption(summary, first)),
+        "pairs": pairs_table(summary),
+        "detection": detection_table(summary),
+        "slices": slices_table(summary),
+        "success": success_table(summary),
+    }
+    return {
+        **shared,
+        **{key: named(table, prefix) for key, table in tables.items()},
+        "warnings": [*warnings, *summary["warnings"]],
+        "answer": answer(summary),
+        "forest": render(forest_panel(summary)),
+        "by_label": [named(results_table(summary, name, caption=_caption(summary, name)), prefix) for name in others],
+        "overlays": [
+            {
+                "tool": tool,
+                "pictures": [_picture(entry, section.folder) for entry in overlays if entry["tool"] == tool],
+            }
+            for tool in summary["order"]
+        ],
+        "notes": [entry["note"] for entry in overlays if entry["note"]],
+    }
 
 
 def _caption(summary: Mapping[str, Any], structure: str) -> str:

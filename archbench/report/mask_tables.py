@@ -5,12 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell
 from archbench.report.labels import format_interval, format_p, format_share, format_value, metric_label
 
 METRIC_DIGITS = {"hd95_mm": 2}
+RESULT_KEYS = (
+    *("value", "low", "high", "sd", "min", "median", "max"),
+    *("n_cases", "n_patients", "undefined_cases", "reason"),
+)
+RESULT_COLUMNS = ("model", "label", "metric", *RESULT_KEYS, "prompt")
 PAIR_COLUMNS = ("label", "metric", "primary", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict")
 
 
@@ -32,6 +38,29 @@ def results_table(summary: Mapping[str, Any], structure: str, *, caption: str) -
         cells = [record_cell(records[name], draw=name == "dice", digits=METRIC_DIGITS.get(name, 3)) for name in names]
         rows.append([Cell(tool_label(summary, tool), tool.lower()), *cells])
     return Table(f"results-{structure}", caption, columns, rows, sortable=True)
+
+
+def slices_table(summary: Mapping[str, Any]) -> Table | None:
+    """Dice of single slices by structure; None of pictures."""
+    found = summary.get("slices")
+    if found is None:
+        return None
+    structures = list(next(iter(found["models"].values())))
+    columns = [Column("Masks", numeric=False), *(Column(f"Dice, {name}") for name in structures)]
+    rows = [
+        [Cell(tool, tool.lower()), *(record_cell(found["models"][tool][name]) for name in structures)]
+        for tool in summary["order"]
+    ]
+    caption = (
+        f"{found['n_slices']} slices, each by itself, mean over patients: a slice that lacks the structure has no "
+        "Dice. Models are ranked and compared by whole volumes, above."
+    )
+    return Table("slices", caption, columns, rows, sortable=True)
+
+
+def named(table: Table | None, prefix: str) -> Table | None:
+    """Return a table whose name starts so: a page of several datasets has each of them several times."""
+    return table and replace(table, identifier=f"{prefix}{table.identifier}")
 
 
 def _column(name: str) -> Column:
@@ -122,16 +151,24 @@ def inference_table(summary: Mapping[str, Any]) -> Table:
 
 def results_csv(summary: Mapping[str, Any]) -> str:
     """One row per tool, label and metric."""
-    keys = ("value", "low", "high", "sd", "min", "median", "max", "n_cases", "n_patients", "undefined_cases", "reason")
+    return _csv([[*RESULT_COLUMNS], *_result_rows(summary)])
+
+
+def study_csv(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row per dataset, model, label and metric."""
+    rows = [[dataset, *row] for dataset, summary in summaries.items() for row in _result_rows(summary)]
+    return _csv([["dataset", *RESULT_COLUMNS], *rows])
+
+
+def _result_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
     told = {tool: summary["models"][tool].get("prompt") for tool in summary["order"]}
     prompts = {tool: f"{entry['kind']} of {entry['source']}" if entry else "" for tool, entry in told.items()}
-    rows = [
-        [tool, structure, metric, *(record[key] for key in keys), prompts[tool]]
+    return [
+        [tool, structure, metric, *(record[key] for key in RESULT_KEYS), prompts[tool]]
         for tool in summary["order"]
         for structure, records in summary["models"][tool]["structures"].items()
         for metric, record in records.items()
     ]
-    return _csv([["model", "label", "metric", *keys, "prompt"], *rows])
 
 
 def pairs_csv(summary: Mapping[str, Any]) -> str:

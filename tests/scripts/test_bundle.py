@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from archbench.artifacts import read_json, read_predictions, softmax, write_json, write_table
-from archbench.bundle_network import BundleFailure, passed_variant
+from archbench.bundle_network import BundleFailure, licence_of, passed_variant
 from archbench.config import parse_study
 from archbench.models.building import build_network
 from archbench.models.weights import save_weights
@@ -437,7 +437,10 @@ def test_licences_of_start_weights() -> None:
         },
     }
     study = parse_study(json.loads(json.dumps(content)), check_files=False)
-    said = {name: bundle.licence_of(study, name) for name in content["models"]}
+    said = {
+        name: licence_of(entry.architecture, weights=entry.weights, checkpoint=entry.checkpoint)
+        for name, entry in study.models.items()
+    }
     assert said["known"] == "imagenet: Apache-2.0"
     assert "ask its source" in said["file"] and "/x/" not in said["file"]
     assert "ask their source" in said["given"]

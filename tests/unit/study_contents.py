@@ -87,7 +87,7 @@ def only_problem(content: dict[str, Any], **settings: Any) -> str:
 
 
 def with_masks(content: dict[str, Any]) -> dict[str, Any]:
-    """A study of masks has one dataset, and networks for them."""
+    """A study of masks alone has networks for them."""
     content["models"]["small"]["architecture"] = "unet"
     content.pop("ensemble", None)
     return content

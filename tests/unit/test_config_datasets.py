@@ -64,7 +64,7 @@ def test_a_missing_data_root_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     ("change", "words"),
     [
         ({"models__small__architecture": "resnet18"}, "resnet18 doesn't serve the task segmentation; use unet"),
-        ({"protocol__seeds": [1, 2]}, "protocol.seeds: segmentation is trained with one seed"),
+        ({"bundle__models": ["ensemble"]}, "bundle.models: masks are not combined into an ensemble; name a model"),
         ({"ensemble__candidates": ["greedy"]}, "ensemble: has no effect in a study of segmentation"),
         ({"explain__cases": 3}, "explain: has no effect in a study of segmentation"),
         ({"evaluation__isotonic": True}, "evaluation.isotonic: has no effect in a study of segmentation"),
@@ -99,7 +99,7 @@ def test_what_does_not_go_with_masks(change: dict[str, Any], words: str) -> None
 
 def test_masks_and_labels_are_not_mixed_in_one_study() -> None:
     content = with_masks(base(datasets__organs=copy.deepcopy(OTHERS["organs"])))
-    assert any("a study of segmentation has one dataset" in problem for problem in problems_of(content))
+    assert any("masks and other tasks don't share models" in problem for problem in problems_of(content))
     assert any("unet doesn't serve a task without masks" in text for text in problems_of(with_masks(base())))
 
 

@@ -64,6 +64,7 @@ SHARED = (
     "archbench.training_state",
     "archbench.training",
     "archbench.mask_stacks",
+    "archbench.tested_masks",
     "archbench.mask_checks",
     "archbench.mask_measurement",
     "archbench.volume_cache",
@@ -126,6 +127,7 @@ SHARED = (
     "archbench.comparison",
     "archbench.mask_evaluation",
     "archbench.mask_summary",
+    "archbench.slice_scores",
     "archbench.mask_parity",
 )
 STAGES = (
@@ -170,7 +172,7 @@ TORCH_FREE = (
     ),
     *("resampling", "delong", "significance", "out_of_fold", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
-    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_stacks"),
+    *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_stacks", "tested_masks", "slice_scores"),
     *("mask_evaluation", "mask_summary", "mask_parity"),
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),

@@ -266,7 +266,7 @@ def test_masks_are_not_taken_for_images(bundle: Path, tmp_path: Path) -> None:
         (["--out", "full"], "not empty"),
         (["--out", "new", "--table", "t.xlsx"], "--table: a name that ends in"),
         (["--out", "new", "--top", "2"], "--top is for bundles of labels"),
-        (["--out", "new", "--challenge"], "--challenge is for"),
+        (["--out", "new", "--challenge"], "--challenge"),
         (["--out", "new", "--masks", "m"], "this bundle draws them"),
         (["--out", "new", "--metadata", "m.csv"], "--metadata describes CT volumes"),
     ],

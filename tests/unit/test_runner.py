@@ -269,8 +269,8 @@ def test_files_that_are_missing_unlisted_or_outside_are_refused(bundle: Path, tm
     (broken / "SHA256SUMS").write_text(f"{file_sha256(bundle / 'model.onnx')}  ../bundle/model.onnx\n")
     refused("line 1")
     shutil.copytree(bundle, broken)
-    edit(broken, format=3)
-    refused("format 3")
+    edit(broken, format=4)
+    refused("format 4")
 
 
 def test_a_library_that_works_otherwise_is_noticed_by_the_example(

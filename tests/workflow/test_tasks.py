@@ -122,7 +122,9 @@ def test_a_study_of_masks_runs(workflow):
     (workflow.folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     workflow.snakemake("--cores", "2", "--configfile", "small.yaml")
     study = workflow.folder / "results" / content["study"]
-    summary = json.loads((study / "results.json").read_text())
+    results = json.loads((study / "results.json").read_text())
+    summary = results["datasets"][dataset]["masks"]
+    assert results["status"] == "complete"
     assert summary["order"][0] == "tiny0" and set(summary["models"]) == {"tiny0", "tuned", "published"}
     assert summary["apart"] == ["published", "tuned"] and not summary["comparison"]["dice"]["pairs"]
     assert summary["models"]["tiny0"]["prompt"] is None
@@ -137,6 +139,7 @@ def test_a_study_of_masks_runs(workflow):
     n_structures = len(summary["structures"]) - (len(summary["structures"]) > 1)
     assert summary["size_unit"] == "mm3" and summary["n_cases"] == 2  # a fifth of 8 blocks
     assert len(rows) == 3 * n_structures * summary["n_cases"] and float(rows[0]["inference_seconds"]) > 0
+    check_slices(study / dataset / "masks", summary)
     export = json.loads((study / dataset / "tiny0" / "export.json").read_text())
     quality = export["variants"][0]["quality"]
     assert export["passed"] and quality["metric"] == "dice" and quality["non_inferior"] is not False
@@ -146,7 +149,43 @@ def test_a_study_of_masks_runs(workflow):
     assert "tuned was prompted with the truth&#39;s box of each structure" in page
     assert "published (told the true point)" in page and "an upper bound that is not ranked" in page
     assert workflow.planned("--configfile", "small.yaml") == {}
+    told = json.loads((study / "leaderboard.json").read_text())
+    assert told["problem"] is None and told["new"] == 1, "models that were told the truth are not ranked"
+    assert [text.partition(": ")[0].split("/")[-1] for text in told["left_out"]] == ["tuned", "published"]
     bundle_masks_and_draw(workflow, study / dataset, summary["structures"][1:])
+    fail_beside_masks(workflow, content, study)
+
+
+def check_slices(folder: Path, summary: dict) -> None:
+    """Slices are told apart from volumes, and their mean over patients is that of their table."""
+    with open(folder / "per_slice.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "tiny0"]
+    assert summary["slices"]["n_slices"] == len(rows) > summary["n_cases"]
+    name = summary["structures"][1]
+    of_patients: dict[str, list[float]] = {}
+    for row in rows:
+        if row[f"dice_{name}"]:
+            of_patients.setdefault(row["patient"], []).append(float(row[f"dice_{name}"]))
+    means = [sum(values) / len(values) for values in of_patients.values()]
+    assert summary["slices"]["models"]["tiny0"][name]["value"] == pytest.approx(sum(means) / len(means), abs=1e-5)
+
+
+def fail_beside_masks(workflow, content: dict, study: Path) -> None:
+    """Weights that don't fit fail in their own job; the report shows the other models and the end of that log."""
+    weights = next((study / next(iter(content["datasets"])) / "tiny0").rglob("best.safetensors"))
+    broken = {"architecture": "decoder:resnet18", "image_size": 32, "checkpoint": str(weights)}
+    content["models"]["broken"] = broken
+    (workflow.folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    completed = workflow.snakemake("--cores", "2", "--configfile", "small.yaml", check=False)
+    assert completed.returncode != 0 and "doesn't fit" in completed.stdout
+    results = json.loads((study / "results.json").read_text())
+    (found,) = results["datasets"].values()
+    assert results["status"] == "partial" and found["models"]["broken"]["status"] == "failed"
+    assert set(found["masks"]["models"]) == {"tiny0", "tuned", "published"}
+    page = (study / "report.html").read_text()
+    assert "broken: failed, no masks to compare" in page and "fit" in page
+    planned = workflow.planned("--configfile", "small.yaml")
+    assert planned["segment"] == planned["score_masks"] == planned["assemble_report"] == 1
 
 
 def bundle_masks_and_draw(workflow, folder: Path, structures: list[str]) -> None:

@@ -49,7 +49,7 @@ def partial_commands():
     return "; ".join([*ensembles, partial_report_command()])
 
 
-def partial_report_command():
+def partial_report_command(script="assemble_report", masks=()):
     """After an error or Ctrl-C: a report of what there is, failed models named with the end of their logs.
 
     Its page gets a date before all results, or the next run would take it for the whole report.
@@ -59,8 +59,8 @@ def partial_report_command():
         failed, sorted(log for job in workflow.scheduler.failed for log in job.log)
     )
     command = (
-        f"python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
-        f" --failed-logs {failed}"
+        f"python $SCRIPTS/{script}.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
+        f" --failed-logs {failed} {argument_of('masks', masks)}"
     )
     return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 

@@ -57,8 +57,15 @@ def has_ensemble():
 
 
 def rated_models():
-    """Models and, where there is one, the ensemble; of masks none is made."""
-    return [*MODELS, "ensemble"] if has_ensemble() and not SEGMENTATION else MODELS
+    """Models and, where there is one, the ensemble."""
+    return [*MODELS, "ensemble"] if has_ensemble() else MODELS
+
+
+def bundled_by_default():
+    """All models and the ensemble; masks have none, and a prompted network can't be deployed."""
+    if SEGMENTATION:
+        return [name for name in MODELS if STUDY.prompt_of(name) is None]
+    return rated_models()
 
 
 def external_arguments(dataset):
@@ -237,7 +244,7 @@ def bundles(w):
     return expand(
         f"{MODEL}/bundle-{STUDY.bundle.precision}.zip",
         dataset=STUDY.bundle.datasets or DATASETS,
-        model=STUDY.bundle.models or rated_models(),
+        model=STUDY.bundle.models or bundled_by_default(),
     )
 
 

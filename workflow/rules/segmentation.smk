@@ -108,12 +108,12 @@ if SEGMENTATION:
             mem_mb=grow(4000),
             runtime=grow(30),
         params:
-            dataset=DATASETS[0],
+            masks=[f"{name}={RESULTS}/{name}/masks" for name in DATASETS],
             settings=STUDY.hash,
             code=fingerprint("assemble_mask_report"),
             templates=page_templates(),
         message:
             "tables and the report page"
         shell:
-            "python $SCRIPTS/assemble_mask_report.py --study $STUDY_FILE --dataset {params.dataset}"
-            " --masks {input.masks} --results $RESULTS --logs $LOGS --code {params.code} 2>&1 | tee {log}"
+            "python $SCRIPTS/assemble_mask_report.py --study $STUDY_FILE --masks {params.masks}"
+            " --results $RESULTS --logs $LOGS --code {params.code} 2>&1 | tee {log}"
