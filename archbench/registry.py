@@ -114,6 +114,7 @@ ARCHITECTURES: Registry[Any] = Registry(
         "heads",
         "volumes",
         "weights",
+        "fitting",
         "transformers_network",
         "segmentation_network",
         "sam_network",

@@ -17,11 +17,13 @@ class HubEncoder(nn.Module):
 
     Attributes:
         widths: Channels of each map.
+        config: Content of the config.json that it was built from.
     """
 
     def __init__(self, model: Any, *, image_size: int, in_channels: int, patch: int | None) -> None:
         super().__init__()
         self.model = model
+        self.config: dict[str, Any] = {}
         self.patch = patch
         maps = self.eval()(torch.zeros(1, in_channels, image_size, image_size))
         self.widths = [found.shape[1] for found in maps]
@@ -68,4 +70,6 @@ def build_encoder(config: dict[str, Any], *, image_size: int, drop_path: float, 
     model = AutoModel.from_config(read_config(settings))  # type: ignore[no-untyped-call]
     quiet(model)
     patch = config.get("patch_size") if "depths" not in config else None
-    return HubEncoder(model, image_size=image_size, in_channels=in_channels, patch=patch)
+    encoder = HubEncoder(model, image_size=image_size, in_channels=in_channels, patch=patch)
+    encoder.config = dict(config)
+    return encoder
