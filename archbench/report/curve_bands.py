@@ -13,7 +13,8 @@ from archbench.statistics import patient_weights
 
 DRAWS = 200
 SEED = 0
-CHUNK_ELEMENTS = 4_000_000
+CHUNK_ELEMENTS = 200_000  # of (draws x cases) at a time: they stay in the cache
+ROUNDING = 1e-9  # of a count that is a whole number but for rounding
 
 Band = dict[str, list[float]]
 
@@ -57,7 +58,7 @@ def question_draws(
     shape = (len(weights), len(RECALL_GRID))
     totals, counts = np.zeros((2, *shape)), np.zeros((shape[0], 1))
     for question in questions:
-        places = np.searchsorted(patients, question.table.patient_id.astype(str))
+        places = _places(question, patients)
         for rows in groups(question.table):
             if not question.positive[rows].any() or question.positive[rows].all():
                 continue
@@ -71,32 +72,72 @@ def question_draws(
         return totals[0] / counts, totals[1] / counts
 
 
+def _places(question: Question, patients: np.ndarray) -> np.ndarray:
+    """Index of each row's patient, shape (N,); names are looked up once per patient."""
+    _, first, again = np.unique(question.table.patient_code, return_index=True, return_inverse=True)
+    return np.searchsorted(patients, question.table.patient_id[first].astype(str))[again]
+
+
 def _curves(
     weights: np.ndarray, places: np.ndarray, positive: np.ndarray, last_of_tie: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Number of the draw, rate and precision on the grid; draws with one class only are left out."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Numbers of some draws, their rates and precisions on the grid; draws with one class only are left out."""
+    found, passed = np.cumsum(positive)[last_of_tie], np.cumsum(~positive)[last_of_tie]
     step = max(1, CHUNK_ELEMENTS // len(places))
     for start in range(0, len(weights), step):
-        drawn = weights[start : start + step, places].astype(np.float64)
-        hits = np.cumsum(drawn * positive, axis=1)[:, last_of_tie]
-        alarms = np.cumsum(drawn * ~positive, axis=1)[:, last_of_tie]
-        for k in range(len(drawn)):
-            if hits[k, -1] > 0 and alarms[k, -1] > 0:
-                yield start + k, _rate_on_grid(hits[k], alarms[k]), _precision_on_grid(hits[k], alarms[k])
+        drawn = weights[start : start + step]
+        hits, alarms = (_running(drawn, places[side]) for side in (positive, ~positive))
+        two = np.flatnonzero((hits[:, -1] > 0) & (alarms[:, -1] > 0))
+        hits, alarms = hits[two], alarms[two]
+        yield start + two, _rates_on_grid(hits, alarms, found, passed), _precisions_on_grid(hits, alarms, found, passed)
 
 
-def _rate_on_grid(hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
-    """True positive rate at equal false positive rate: 0 at 0, later the highest of each rate."""
-    fpr, tpr = np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1])
-    last = np.append(np.diff(fpr) > 0, True)
-    rate = np.interp(RECALL_GRID, fpr[last], tpr[last])
-    rate[0] = 0.0
+def _running(weights: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Drawn cases of one side down to each of them, 0 before the first, (B, 1 + N)."""
+    sums = np.zeros((len(weights), 1 + len(places)), dtype=np.int32)
+    np.cumsum(weights.take(places, axis=1), axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _rates_on_grid(hits: np.ndarray, alarms: np.ndarray, found: np.ndarray, passed: np.ndarray) -> np.ndarray:
+    """True positive rates at equal false positive rates: 0 at 0, later the highest of each rate; (B, 101).
+
+    Args:
+        hits: Drawn positives by their place among the positives, (B, 1 + P).
+        alarms: Drawn negatives by their place among the negatives, (B, 1 + N).
+        found: Positives down to each distinct score, (M,).
+        passed: Negatives down to there, (M,).
+    """
+    found, passed = np.append(0, found), np.append(0, passed)
+    last = np.append(np.diff(passed) > 0, True)
+    found, alarms = found[last], alarms[:, passed[last]]
+    wanted = RECALL_GRID * alarms[:, -1:]
+    low = _last_up_to(alarms, np.floor(wanted + ROUNDING))
+    beyond = np.take_along_axis(alarms, np.minimum(low + 1, alarms.shape[1] - 1), axis=1)
+    high = _last_up_to(alarms, beyond)
+    x0, x1 = (np.take_along_axis(alarms, at, axis=1) for at in (low, high))
+    y0, y1 = (np.take_along_axis(hits, found[at], axis=1) for at in (low, high))
+    rate: np.ndarray = (y0 + (y1 - y0) * (wanted - x0) / np.maximum(x1 - x0, 1)) / hits[:, -1:]
+    rate[:, 0] = 0.0
     return rate
 
 
-def _precision_on_grid(hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
-    """Best precision that reaches at least each recall."""
-    called = hits + alarms
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return envelope[np.searchsorted(hits / hits[-1], RECALL_GRID - 1e-12, side="left")]
+def _precisions_on_grid(hits: np.ndarray, alarms: np.ndarray, found: np.ndarray, passed: np.ndarray) -> np.ndarray:
+    """Best precisions that reach at least each recall, (B, 101); arguments as in `_rates_on_grid`."""
+    gains = np.diff(found, prepend=0) > 0  # elsewhere precision only falls
+    hits = hits[:, found[gains]]
+    precision = hits / np.maximum(hits + alarms[:, passed[gains]], 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    needed = np.ceil(RECALL_GRID * hits[:, -1:] - ROUNDING)
+    return np.take_along_axis(envelope, _last_up_to(hits, needed - 1) + 1, axis=1)
+
+
+def _last_up_to(counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Index of the last of each row's rising counts (B, M) that is no larger than each limit (B, G); -1 if none is.
+
+    Rows are searched end to end, each shifted beyond the one before it: one search instead of one for each draw.
+    """
+    shift = (int(counts.max(initial=0)) + 2) * np.arange(len(counts))[:, None]
+    ends = (limits.astype(np.int64) + shift).ravel()
+    found = np.searchsorted((counts + shift).ravel(), ends, side="right").reshape(limits.shape)
+    return found - counts.shape[1] * np.arange(len(counts))[:, None] - 1

@@ -92,5 +92,6 @@ def precision_at_recall(positive: np.ndarray, score: np.ndarray, recall_grid: np
 
 def groups(test: Predictions) -> list[np.ndarray]:
     """Rows of each fold and seed, boolean (N,) each."""
-    keys = sorted(set(zip(test.fold.tolist(), test.seed.tolist(), strict=True)))
-    return [(test.fold == fold) & (test.seed == seed) for fold, seed in keys]
+    folds, seeds = np.unique(test.fold), np.unique(test.seed)
+    masks = ((test.fold == fold) & (test.seed == seed) for fold in folds for seed in seeds)
+    return [mask for mask in masks if mask.any()]

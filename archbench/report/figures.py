@@ -113,10 +113,23 @@ def drawn_svg(panel: Panel) -> str:
 @lru_cache(maxsize=1024)
 def _svg(draw: Callable[[FigureBase], None], width: float, height: float) -> str:
     with styled():
-        buffer = io.BytesIO()
         figure = new_figure(width, height)
         draw(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "archbench"})
+        return _written(figure)
+
+
+def _written(figure: Figure) -> str:
+    """A figure as SVG, as `savefig` writes it; that draws everything twice, only to find the places."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    canvas, buffer = FigureCanvasSVG(figure), io.BytesIO()
+    figure.set_dpi(canvas.fixed_dpi)  # letters are measured as they will be drawn
+    engine = figure.get_layout_engine()
+    if engine is not None and figure.axes:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    figure.set_dpi(_STYLE["savefig.dpi"])  # of the pixels in it
+    canvas.print_svg(buffer, metadata={"Date": None, "Creator": "archbench"})
     return buffer.getvalue().decode()
 
 
