@@ -13,6 +13,7 @@ from archbench.artifacts import Predictions, softmax
 from archbench.delong import ClusteredAuroc, auroc_interval, macro_auroc, paired_p_value
 from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array, Metric
+from archbench.metrics.scoring import code_names
 from archbench.metrics.views import view_of
 from archbench.resampling import auroc
 from archbench.statistics import FEW_PATIENTS, Estimate, widening
@@ -106,7 +107,9 @@ def delong_p_values(
 def _covariance(tables: list[Predictions], metric: Metric, questions: Array) -> ClusteredAuroc:
     """Macro AUROC of every table and seed, (T * S,), tables outermost."""
     size = len(tables) * len(np.unique(tables[0].seed))
-    asked = list(_questions([table.sorted() for table in tables], metric, questions))
+    tables = [table.sorted() for table in tables]
+    code_names(tables[0])  # its parts keep the numbers
+    asked = list(_questions(tables, metric, questions))
     if not asked:
         return ClusteredAuroc(np.full(size, np.nan), np.full((size, size), np.nan), 0, 0)
     # a question counts as the mean of the folds in which it is defined
@@ -117,7 +120,7 @@ def _covariance(tables: list[Predictions], metric: Metric, questions: Array) -> 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question in a fold: scores (T * S, N), positives (N,) and patients (N,)."""
+    """A question in a fold: scores (T * S, N), positives (N,) and codes of patients (N,)."""
 
     name: tuple[int, int]
     scores: Array
@@ -137,15 +140,15 @@ def _questions(tables: list[Predictions], metric: Metric, questions: Array) -> I
 
 def _class_questions(tables: list[Predictions], metric: Metric, questions: Array) -> Iterator[_Asked]:
     assert metric.terms is not None
-    seeds = np.unique(tables[0].seed)
-    for fold in np.unique(tables[0].fold):
-        parts = [table.select((table.fold == fold) & (table.seed == seed)) for table in tables for seed in seeds]
-        terms = [metric.terms(softmax(part.logits), part.y_true) for part in parts]
+    first, seeds = tables[0], np.unique(tables[0].seed)
+    terms = [metric.terms(softmax(table.logits), table.y_true) for table in tables]
+    for fold in np.unique(first.fold):
+        pieces = [np.flatnonzero((first.fold == fold) & (first.seed == seed)) for seed in seeds]
         for question in np.flatnonzero(questions):
-            positive = np.asarray(terms[0][1][question], dtype=bool)
+            positive = np.asarray(terms[0][1][question][pieces[0]], dtype=bool)
             if 0 < positive.sum() < len(positive):
-                scores = np.stack([scores[question] for scores, _ in terms])
-                yield _Asked((0, int(question)), scores, positive, parts[0].patient_id)
+                scores = np.stack([scores[question][piece] for scores, _ in terms for piece in pieces])
+                yield _Asked((0, int(question)), scores, positive, first.patient_code[pieces[0]])
 
 
 def _seed_mean(found: ClusteredAuroc, tables: int = 1) -> ClusteredAuroc:

@@ -11,12 +11,16 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.auroc_tests import delong_p_values, has_delong
+from archbench.intervals import interval_of
 from archbench.metrics.auroc import metric_at_cut
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Array, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_questions, score, scored_rows
+from archbench.proportions import no_proportion, settled
 from archbench.significance import tied_with
 from archbench.statistics import (
     FEW_PATIENTS,
+    Estimate,
     bootstrap_p_value,
     difference,
     estimate,
@@ -26,15 +30,9 @@ from archbench.statistics import (
     seed_standard_error,
     widening,
 )
+from archbench.verdicts import default_delta, verdict
 
 EQUIVALENCE_CONFIDENCE = 0.90
-DELTAS = {"auroc": 0.01, "qwk": 0.02, "dice": 0.01}
-OTHER_DELTA = 0.02
-
-
-def default_delta(metric: str) -> float:
-    """Return the margin of equivalence: .01 for AUROC and Dice, .02 for QWK and all others."""
-    return next((delta for prefix, delta in DELTAS.items() if metric.startswith(prefix)), OTHER_DELTA)
 
 
 class Direction(Protocol):
@@ -47,32 +45,6 @@ class Direction(Protocol):
     @property
     def bounds(self) -> tuple[float, float]:
         """Smallest and largest possible value."""
-
-
-def verdict(
-    *,
-    gain: float,
-    significant: bool,
-    inner: tuple[float, float],
-    delta: float,
-) -> str:
-    """Put a paired difference into words.
-
-    Args:
-        gain: Difference in favour of the first model.
-        significant: The corrected test rejects "no difference".
-        inner: 90 % interval of the gain; NaN where there is none.
-        delta: Margin of equivalence.
-    Returns:
-        "better", "better but trivial", "equivalent", "inconclusive" or "worse". What is not significant is
-        equivalent only if the interval says so.
-    """
-    within = bool(-delta < inner[0] and inner[1] < delta)
-    if significant and gain > 0:
-        return "better but trivial" if within else "better"
-    if within:
-        return "equivalent"
-    return "worse" if significant else "inconclusive"
 
 
 def compare(
@@ -108,6 +80,10 @@ def compare(
         metric=metric,
         confidence=confidence,
         delta=delta,
+        estimates={
+            name: interval_of(Drawn(table, drawn.patients, drawn.weights), metric, scores[name], confidence=confidence)
+            for name, table in rows.items()
+        },
         warnings=_warnings(rows, scores, len(drawn.patients)),
     )
     if has_delong(metric, reference):
@@ -124,6 +100,7 @@ def compare_scores(
     metric: Direction,
     confidence: float,
     delta: float | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
     warnings: list[str],
 ) -> dict[str, Any]:
     """Compare every pair of models by scores that share their patient resamples.
@@ -131,6 +108,7 @@ def compare_scores(
     Args:
         scores: Of each model, drawn with the same weights.
         primary: Name of the metric.
+        estimates: The models' values with their intervals; None takes percentiles.
         warnings: What was noticed before; what the ranks lack is added.
     Returns:
         As `compare`.
@@ -141,7 +119,9 @@ def compare_scores(
         "primary": primary,
         "delta": margin,
         "greater_is_better": metric.greater_is_better,
-        "models": _ranked(ordered, scores, metric=metric, confidence=confidence, warnings=warnings),
+        "models": _ranked(
+            ordered, scores, metric=metric, confidence=confidence, estimates=estimates or {}, warnings=warnings
+        ),
         "pairs": _pairs(ordered, scores, metric=metric, confidence=confidence, delta=margin),
         "best": ordered[0],
         "warnings": warnings,
@@ -191,9 +171,10 @@ def _ranked(
     *,
     metric: Direction,
     confidence: float,
+    estimates: Mapping[str, Estimate],
     warnings: list[str],
 ) -> list[dict[str, Any]]:
-    estimates = {name: estimate(scores[name], confidence=confidence, bounds=metric.bounds) for name in ordered}
+    found = {name: estimates.get(name) or _percentiles(scores[name], metric, confidence) for name in ordered}
     compared = [name for name in ordered if not np.isnan(scores[name].point)]
     placed = _ranks(compared, scores, metric=metric, confidence=confidence, warnings=warnings)
     ties = tied_with({name: scores[name].mean_draws for name in compared})
@@ -207,14 +188,20 @@ def _ranked(
     return [
         {
             "model": name,
-            "value": defined_or_none(estimates[name].value),
-            "low": defined_or_none(estimates[name].low),
-            "high": defined_or_none(estimates[name].high),
+            "value": defined_or_none(found[name].value),
+            "low": defined_or_none(found[name].low),
+            "high": defined_or_none(found[name].high),
+            "reason": found[name].reason,
             **placed.get(name, empty),
             "tied_with": ties.get(name, []),
         }
         for name in ordered
     ]
+
+
+def _percentiles(scores: Scores, metric: Direction, confidence: float) -> Estimate:
+    """None where every resample gives the same value: that is no interval."""
+    return settled(estimate(scores, confidence=confidence, bounds=metric.bounds), no_proportion, confidence=confidence)
 
 
 def _ranks(

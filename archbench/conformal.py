@@ -22,7 +22,7 @@ def patient_quantile(scores: Array, patients: Array, coverage: float) -> float:
 
     Args:
         scores: Nonconformity, larger is stranger, shape (N,).
-        patients: Patient of each case, shape (N,).
+        patients: A small number for the patient of each case, none below 0, shape (N,).
         coverage: 1 - alpha.
     Returns:
         Infinity if there are too few patients for a finite promise: everything belongs to the set.
@@ -30,9 +30,9 @@ def patient_quantile(scores: Array, patients: Array, coverage: float) -> float:
         Lee, Barber and Willett, 2023 (hierarchical conformal prediction): each of P patients weighs 1 / (P + 1),
         shared by its images. With one image per patient it is split conformal prediction (Vovk et al., 2005).
     """
-    names, rows, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    counts = np.bincount(patients)
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum((1.0 / counts[rows])[order]) / (len(names) + 1)
+    reached = np.cumsum((1.0 / counts[patients])[order]) / ((counts > 0).sum() + 1)
     enough = np.flatnonzero(reached >= coverage - 1e-12)
     return float(scores[order[enough[0]]]) if len(enough) else float("inf")
 

@@ -6,7 +6,7 @@ rows would break the promise. The format stands in docs/result_files.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,15 @@ class _Cells:
         return _Cells(self.sets[mask], self.truth[mask], self.members[mask])
 
 
-def conformal_results(predictions: Predictions, sample: Resampled, *, coverage: float) -> dict[str, Any]:
+def conformal_results(
+    predictions: Predictions, sample: Resampled, *, coverage: float, parts: Sequence[CrossedPart] = ()
+) -> dict[str, Any]:
     """Return coverage and size of the sets of the scored rows.
 
     Args:
         predictions: All rows of the model.
         sample: Its scored rows.
+        parts: Its `crossed_parts` where they are known already.
         coverage: Chance with which a set is to hold the truth.
     """
     rows, reason = sample.rows, fitting_problem(predictions)
@@ -54,8 +57,11 @@ def conformal_results(predictions: Predictions, sample: Resampled, *, coverage: 
     nothing = dict.fromkeys(("coverage", "mean_size", "empty", "single", "full"))
     if reason is not None:
         return {**result, **nothing, "by": {}}
-    make = {"labels": _labels, "zones": _zones}.get(rows.outputs, _classes)
-    cells, by = make(predictions, sample, coverage)
+    if rows.outputs == "zones":
+        cells, by = _zones(predictions, sample, coverage)
+    else:
+        make = _labels if rows.outputs == "labels" else _classes
+        cells, by = make(parts or crossed_parts(predictions), sample, coverage)
     if not len(cells):
         return {**result, **nothing, "reason": NO_CASE, "by": {}}
     whole = _joined(cells)
@@ -91,9 +97,9 @@ def _mean_size(sample: Resampled, cells: _Cells) -> Any:
     return sample.record("mean_size", scores, NO_CASE, bounds=bounds, counts=sample.counts(cells.members))
 
 
-def _classes(predictions: Predictions, sample: Resampled, coverage: float) -> tuple[list[_Cells], dict[str, Any]]:
+def _classes(parts: Sequence[CrossedPart], sample: Resampled, coverage: float) -> tuple[list[_Cells], dict[str, Any]]:
     rows = sample.rows
-    sets, fits = _class_sets(rows, crossed_parts(predictions), coverage)
+    sets, fits = _class_sets(rows, parts, coverage)
     cells = _Cells(sets, rows.y_true, np.arange(len(rows)))
     by = {}
     for k, name in enumerate(rows.classes):
@@ -136,10 +142,10 @@ def _zones(predictions: Predictions, sample: Resampled, coverage: float) -> tupl
     return found, by
 
 
-def _labels(predictions: Predictions, sample: Resampled, coverage: float) -> tuple[list[_Cells], dict[str, Any]]:
+def _labels(parts: Sequence[CrossedPart], sample: Resampled, coverage: float) -> tuple[list[_Cells], dict[str, Any]]:
     rows = sample.rows
     sets, fits = np.zeros((*rows.logits.shape, 2), dtype=bool), []
-    for part in crossed_parts(predictions):
+    for part in parts:
         fit = fit_label_sets(part.source, applied=part.applied, seed=part.seed, coverage=coverage)
         sets[part.inside] = fit.sets(part.applied.logits)
         fits.append(fit)

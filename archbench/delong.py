@@ -99,7 +99,9 @@ def macro_auroc(
     weights = np.full(len(values), 1.0 / len(values)) if shares is None else np.asarray(shares, dtype=np.float64)
     everyone, place = np.unique(np.concatenate(owners), return_inverse=True)
     total = np.zeros((len(everyone), len(values[0])))
-    np.add.at(total, place, np.concatenate([share * part for share, part in zip(weights, influence, strict=True)]))
+    ends = np.cumsum([len(names) for names in owners])
+    for share, part, mine in zip(weights, influence, np.split(place, ends[:-1]), strict=True):
+        total[mine] += share * part  # a question names each patient once
     return ClusteredAuroc(
         weights @ np.array(values), total.T @ total, *(min(side) for side in zip(*sides, strict=True))
     )

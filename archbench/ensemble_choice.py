@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from archbench.ensemble_candidates import Stack, apply_candidate, member_alone, 
 from archbench.members import base_log_probabilities, member_view
 from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Array, Metric
-from archbench.metrics.scoring import Scores, label_mean, label_scores, score
+from archbench.metrics.scoring import Scores, label_mean, label_scores, score, score_drawn
 from archbench.metrics.views import group_columns, is_grouped
 from archbench.out_of_fold import OutOfFold, cross_fitted
 from archbench.statistics import PatientWeights
@@ -34,6 +34,7 @@ class Setting:
         questions: Frozen questions of a rank metric, or None.
         drawn: Patient weights, the same for all.
         confidence: Level of the reported intervals.
+        memo: Rank metrics of folds measured before: a fold's own choice measures the other folds again.
     """
 
     stack: Stack
@@ -43,6 +44,7 @@ class Setting:
     questions: Array | None
     drawn: PatientWeights
     confidence: float
+    memo: dict[bytes, Array] = field(default_factory=dict)
 
     def nested(self) -> Setting:
         """Return the setting of a fold's own choice: fewer resamples decide, since no interval of it is reported."""
@@ -55,17 +57,19 @@ class Setting:
 
     def measured(self, predictions: Predictions) -> Measured:
         """Return the primary metric with its draws, of several labels or zones each and their mean."""
+        drawn = Drawn(predictions, self.drawn.patients, self.drawn.weights, memo=self.memo)
         if not is_grouped(predictions) or self.metric.of != "each":
-            scores = score(predictions, self.metric, self.drawn.patients, self.drawn.weights, self.questions)
-            return Measured(predictions, scores, {})
-        drawn = Drawn(predictions, self.drawn.patients, self.drawn.weights)
-        labels = label_scores(drawn, self.metric, self.questions)
-        scores = label_mean(drawn, self.metric, list(labels.values()))
+            found = Measured(predictions, score_drawn(drawn, self.metric, self.questions), {})
+        else:
+            labels = label_scores(drawn, self.metric, self.questions)
+            found = Measured(predictions, label_mean(drawn, self.metric, list(labels.values())), labels)
         drawn.release()
-        return Measured(predictions, scores, labels)
+        return found
 
     def point(self, predictions: Predictions) -> float:
-        """Return the primary metric alone, which costs a fraction."""
+        """Return the primary metric alone, which costs a fraction unless its draws are kept for the record."""
+        if self.metric.kind == "rank":
+            return self.measured(predictions).scores.point
         none = self.drawn.weights[:0]
         return score(predictions, self.metric, self.drawn.patients, none, self.questions).point
 

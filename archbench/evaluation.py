@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
-from archbench.auroc_tests import has_delong, with_delong
 from archbench.calibrated import calibrated
 from archbench.class_results import class_confusion, class_warnings, mean_roc_curves, per_class, per_fold
 from archbench.conformal_results import conformal_results
+from archbench.intervals import interval_of
 from archbench.label_results import (
     confusion_counts,
     fold_values,
@@ -25,12 +24,11 @@ from archbench.label_results import (
 from archbench.metrics.auroc import metric_at_cut
 from archbench.metrics.drawn import parts
 from archbench.metrics.metric import Metric, defined_or_none
-from archbench.metrics.scoring import Scores, frozen_classes, frozen_questions, score_drawn, scored_rows
+from archbench.metrics.scoring import Scores, frozen_classes, score_drawn, scored_rows
 from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes
 from archbench.net_benefit import curve_results
-from archbench.proportions import patients_behind
 from archbench.resampled import Resampled
-from archbench.statistics import FEW_PATIENTS, NOTED_UNDEFINED_SHARE, Estimate, estimate, patient_weights
+from archbench.statistics import FEW_PATIENTS, NOTED_UNDEFINED_SHARE, Estimate, patient_weights
 from archbench.threshold_results import cut_point_results, tuned_results
 from archbench.thresholds import FEW_POSITIVE_PATIENTS, Rule
 
@@ -91,7 +89,8 @@ def evaluate(
             result["cut_points"] = cut_point_results(found, sample)
         result["decision_curve"] = curve_results(found, sample, cut=clinical_cut if ordinal else None)
         if conformal_coverage is not None:
-            result["conformal"] = conformal_results(predictions, sample, coverage=conformal_coverage)
+            parts = [item.part for item in found.parts]
+            result["conformal"] = conformal_results(predictions, sample, coverage=conformal_coverage, parts=parts)
     return result
 
 
@@ -137,7 +136,7 @@ def _groups(
             "fold": fold,
             "seed": seed,
             "n_cases": len(part),
-            "metrics": fold_values(part, metrics, frozen),
+            "metrics": fold_values(sample, part, metrics, frozen),
         }
         for seed, fold, part in parts(rows)
         if len(part)
@@ -161,15 +160,11 @@ def _overall(sample: Resampled, metrics: dict[str, Metric], warnings: list[str])
 
 def _record(sample: Resampled, metric: Metric, scores: Scores, warnings: list[str]) -> tuple[MetricRecord, Estimate]:
     """Make the record of a metric and warn of undefined resamples."""
-    found = estimate(scores, confidence=sample.confidence, bounds=metric.bounds, centred=metric.centred)
-    if has_delong(metric, sample.rows):
-        frozen = frozen_questions(sample.rows, metric)
-        found = with_delong(found, sample.rows, metric, frozen, confidence=sample.confidence)
+    found = interval_of(sample.drawn, metric, scores, confidence=sample.confidence)
     n_draws = scores.draws.shape[1]
     if not np.isnan(found.low) and found.undefined_draws > NOTED_UNDEFINED_SHARE * n_draws:
         warnings.append(f"{metric.name}: {found.undefined_draws} of {n_draws} resamples left it undefined")
-    behind = partial(patients_behind, sample.drawn, metric)
-    return sample.written(metric.name, found, metric.undefined_reason, behind=behind), found
+    return sample.written(metric.name, found, metric.undefined_reason), found
 
 
 def _common_warnings(sample: Resampled, selected_and_reported: bool) -> list[str]:

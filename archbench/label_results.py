@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
-from archbench.metrics.drawn import Drawn, parts
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.label_sets import OVERPREDICTION_ALARM
 from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none, mean_defined
 from archbench.metrics.scoring import MIN_PATIENTS_PER_SIDE, frozen_classes, score_drawn
-from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views
+from archbench.metrics.views import RISK_CLASSES, is_grouped, risk_view, view_of, views, whole_view
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
 
@@ -106,22 +106,19 @@ def label_roc_curves(rows: Predictions) -> dict[str, dict[str, list[float]]]:
 
     True positive rates are averaged over folds and seeds on a fixed grid. Labels without a curve are left out.
     """
-    return _curves(rows, _roc_on_grid, keys=("fpr", "tpr"))
-
-
-def _curves(
-    rows: Predictions, draw: Callable[[Array, Array], Array], *, keys: tuple[str, str]
-) -> dict[str, dict[str, list[float]]]:
+    first = 1 if rows.outputs == "labels" else 0
+    pairs = itertools.product(np.unique(rows.seed), np.unique(rows.fold))
+    pieces = [np.flatnonzero((rows.seed == seed) & (rows.fold == fold)) for seed, fold in pairs]
     found: dict[str, dict[str, list[float]]] = {}
-    for name, table in zip(rows.labels, views(rows), strict=True):
-        drawn = []
-        for _, _, part in parts(table):
-            scores, positives = one_vs_rest(softmax(part.logits), part.y_true)
-            first = 1 if rows.outputs == "labels" else 0
-            pairs = zip(scores[first:], positives[first:], strict=True)
-            drawn += [draw(values, positive) for values, positive in pairs if 0 < positive.sum() < len(positive)]
+    for k, name in enumerate(rows.labels):
+        table = whole_view(rows, k)
+        scores, truth, drawn = softmax(table.logits), table.targets[:, 0], []
+        for piece in pieces:
+            known = piece[~np.isnan(truth[piece])]
+            asked = zip(*(side[first:] for side in one_vs_rest(scores[known], truth[known])), strict=True)
+            drawn += [_roc_on_grid(values, hit) for values, hit in asked if 0 < hit.sum() < len(hit)]
         if drawn:
-            found[name] = {keys[0]: ROC_GRID.tolist(), keys[1]: np.mean(drawn, axis=0).tolist()}
+            found[name] = {"fpr": ROC_GRID.tolist(), "tpr": np.mean(drawn, axis=0).tolist()}
     return found
 
 
@@ -164,9 +161,15 @@ def label_warnings(rows: Predictions, metrics: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def fold_values(rows: Predictions, metrics: dict[str, Metric], questions: Array | None) -> dict[str, float | None]:
-    """Return all metrics in one fold, over the labels frozen on all of them; null where one has no value there."""
-    patients = np.unique(rows.patient_id)
-    drawn = Drawn(rows, patients, np.zeros((0, len(patients))), both=True)
+def fold_values(
+    sample: Resampled, rows: Predictions, metrics: dict[str, Metric], questions: Array | None
+) -> dict[str, float | None]:
+    """Return all metrics in one fold, over the labels frozen on all of them; null where one has no value there.
+
+    Args:
+        sample: The scored rows: rank metrics that it has are not computed again.
+        rows: Those of the fold and a seed.
+    """
+    drawn = Drawn(rows, sample.patients, sample.weights[:0], both=True, memo=sample.drawn.memo)
     found = {name: score_drawn(drawn, metric, questions).points for name, metric in metrics.items()}
     return {name: defined_or_none(float(mean_defined(points))) for name, points in found.items()}

@@ -122,7 +122,7 @@ def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> fl
     """
     cells = _Cells(logits, targets)
     slope, intercept = cells.newton(*cells.start, centre=1.0, strength=0.0, tied=False)
-    _, _, ss, si, ii = cells.derivatives(slope, intercept)
+    _, _, ss, si, ii = cells.derivatives(cells.at(slope, intercept)[1], intercept)
     certain = np.maximum(ss - si**2 / ii, 0.0) / images_per_patient
     total = certain.sum()
     spare = total - (certain**2).sum() / max(total, WEAK_RIDGE)
@@ -162,16 +162,16 @@ class _Cells:
         share = (self.targets.sum(axis=1) + 0.5) / (counts + 1.0)
         self.start = np.ones(len(share)), np.log(share / (1.0 - share))
 
-    def loss(self, slope: Array, intercept: Array) -> Array:
-        """Log loss of each label, shape (L,)."""
+    def at(self, slope: Array, intercept: Array) -> tuple[Array, Array]:
+        """Log loss of each label (L,) and predicted probabilities (L, N), from one exponential a cell."""
         odds = slope[:, None] * self.logits + intercept[:, None]
-        certain = np.maximum(odds, 0.0) + np.log1p(np.exp(-np.abs(odds)))
-        return np.einsum("ln,ln->l", certain, self.known) - np.einsum("ln,ln->l", self.targets, odds)
+        small = np.exp(-np.abs(odds))
+        certain = np.maximum(odds, 0.0) + np.log1p(small)
+        loss = np.einsum("ln,ln->l", certain, self.known) - np.einsum("ln,ln->l", self.targets, odds)
+        return loss, self.known * np.where(odds >= 0, 1.0, small) / (1.0 + small)
 
-    def derivatives(self, slope: Array, intercept: Array) -> tuple[Array, Array, Array, Array, Array]:
+    def derivatives(self, predicted: Array, intercept: Array) -> tuple[Array, Array, Array, Array, Array]:
         """First derivatives by slope and intercept, and second ones ss, si, ii; shape (L,) each."""
-        odds = slope[:, None] * self.logits + intercept[:, None]
-        predicted = self.known / (1.0 + np.exp(-np.clip(odds, -500, 500)))
         residual, curve = predicted - self.targets, predicted * (1.0 - predicted)
         bent = curve * self.logits
         return (
@@ -187,14 +187,14 @@ class _Cells:
     ) -> tuple[Array, Array]:
         """Minimise the loss plus the pull to the centre, halving steps until they help; `tied` makes slopes one."""
 
-        def penalised(slope: Array, intercept: Array) -> Array:
-            cells = self.loss(slope, intercept)
+        def penalised(slope: Array, intercept: Array) -> tuple[Array, Array]:
+            cells, predicted = self.at(slope, intercept)
             cells = cells + 0.5 * strength * (slope - centre) ** 2 + 0.5 * WEAK_RIDGE * intercept**2
-            return np.full(len(cells), cells.sum()) if tied else cells
+            return (np.full(len(cells), cells.sum()) if tied else cells), predicted
 
-        current = penalised(slope, intercept)
+        current, predicted = penalised(slope, intercept)
         for _ in range(NEWTON_STEPS):
-            of_slope, of_intercept, ss, si, ii = self.derivatives(slope, intercept)
+            of_slope, of_intercept, ss, si, ii = self.derivatives(predicted, intercept)
             of_slope, ss = of_slope + strength * (slope - centre), ss + strength
             reduced, remaining = ss - si**2 / ii, of_slope - si * of_intercept / ii  # the intercept eliminated
             if tied:
@@ -205,12 +205,13 @@ class _Cells:
                 break
             size = np.ones(len(slope))
             for _ in range(30):
-                found = penalised(slope - size * step, intercept - size * shift)
+                found, reached = penalised(slope - size * step, intercept - size * shift)
                 worse = found > current + 1e-9 * np.abs(current)
                 if not worse.any():
                     break
                 size[worse] *= 0.5
-            slope, intercept, current = slope - size * step, intercept - size * shift, found
+            slope, intercept = slope - size * step, intercept - size * shift
+            current, predicted = found, reached
         return slope, intercept
 
 

@@ -36,7 +36,7 @@ class Resampled:
     @cached_property
     def drawn(self) -> Drawn:
         """The rows with all resamples: what metrics are made of, computed once."""
-        return Drawn(self.rows, self.patients, self.weights, both=True)
+        return Drawn(self.rows, self.patients, self.weights, both=True, memo={})
 
     @property
     def unit(self) -> Array:

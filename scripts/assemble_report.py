@@ -12,6 +12,7 @@ from pathlib import Path
 from archbench.artifacts import read_json
 from archbench.command_line import run
 from archbench.config import load_study
+from archbench.memory import keep_freed_memory
 from archbench.report.build import IncompleteStudyError, write_report
 from archbench.report.tables import to_text
 
@@ -37,6 +38,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the report; 1 if a model has no result and --partial was not given."""
     arguments = parse_arguments(argv)
+    keep_freed_memory()
     output, failed = arguments.output_dir or arguments.results, arguments.failed_logs
     try:
         study = write_report(

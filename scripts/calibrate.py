@@ -13,6 +13,7 @@ from archbench.artifacts import provenance, read_predictions, read_table, write_
 from archbench.calibration import calibrate
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
+from archbench.memory import keep_freed_memory
 from archbench.out_of_fold import check_not_trained, trained_patients
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Calibrate and write."""
     args = parse(argv)
+    keep_freed_memory()
     label_progress(f"calibrate {args.dataset}/{args.model}")
     study = load_study(args.study)
     predictions = read_predictions(args.predictions, classes=study.logit_names(args.dataset) or None)

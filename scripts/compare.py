@@ -19,6 +19,7 @@ from archbench.artifacts import provenance, read_predictions, write_json
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.comparison import compare
 from archbench.config import load_study
+from archbench.memory import keep_freed_memory
 from archbench.tasks import get_task
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         front_end = Path(__file__).with_name("compare_studies.py")
         return subprocess.call([sys.executable, str(front_end), *given])
     args = parse(given)
+    keep_freed_memory()
     label_progress(f"compare {args.dataset}")
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation

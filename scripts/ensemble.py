@@ -17,6 +17,7 @@ from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import Study, load_study
 from archbench.ensemble import build_ensemble
 from archbench.ensemble_members import aligned, part_to_combine
+from archbench.memory import keep_freed_memory
 from archbench.neural_stacking import NetworkSettings
 from archbench.out_of_fold import LeakError, check_not_trained, trained_patients
 from archbench.tasks import get_task
@@ -51,6 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Build the ensemble and write."""
     args = parse(argv)
+    keep_freed_memory()
     label_progress(f"ensemble {args.dataset}")
     study = load_study(args.study)
     members, notes = read_members(study, args)

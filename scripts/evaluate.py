@@ -20,6 +20,7 @@ from archbench.case_table import case_table
 from archbench.command_line import label_progress, run, stage_parser
 from archbench.config import load_study
 from archbench.evaluation import evaluate
+from archbench.memory import keep_freed_memory
 from archbench.out_of_fold import check_not_trained, trained_patients
 from archbench.tasks import get_task
 from archbench.thresholds import rule_of
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         front_end = Path(__file__).with_name("evaluate_predictions.py")
         return subprocess.call([sys.executable, str(front_end), *given])
     args = parse(given)
+    keep_freed_memory()
     label_progress(f"evaluate {args.dataset}/{args.model}")
     study = load_study(args.study)
     dataset, settings = study.datasets[args.dataset], study.evaluation

@@ -14,7 +14,6 @@ from archbench.artifacts import Predictions, provenance, read_json, write_json
 from archbench.cases import Cases, read_cases
 from archbench.checkpoints import Checkpoint, parse_checkpoints
 from archbench.command_line import label_progress, run, stage_parser
-from archbench.comparison import default_delta
 from archbench.config import Study, load_study
 from archbench.export_ladder import ExportJob, rungs_of
 from archbench.mask_parity import MaskTruth
@@ -24,6 +23,7 @@ from archbench.parity import Comparison
 from archbench.recipe_checks import metric_mode
 from archbench.registry import METRICS
 from archbench.tasks import TASKS
+from archbench.verdicts import default_delta
 
 if TYPE_CHECKING:
     import argparse

@@ -9,10 +9,11 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.case_comparison import pair_tables
-from archbench.comparison import compare, verdict
+from archbench.comparison import compare
 from archbench.leaderboard.mask_runs import OUTPUTS, compare_mask_tables
 from archbench.leaderboard.run import Run, hidden_names, key_fingerprint
 from archbench.statistics import holm
+from archbench.verdicts import verdict
 
 INTERVALS = ("difference", "low", "high", "low90", "high90")
 

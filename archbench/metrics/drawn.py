@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,24 @@ class Drawn:
         patients: Sorted patient names, shape (P,).
         weights: Patient counts of each resample, shape (B, P).
         both: AUROC and average precision will both be asked for: compute them together.
+        memo: Rank metrics of parts seen before, for tables of the same resamples that share whole folds; a table with
+            fewer resamples must have the first ones.
     """
 
-    def __init__(self, predictions: Predictions, patients: Array, weights: Array, *, both: bool = False) -> None:
+    def __init__(
+        self,
+        predictions: Predictions,
+        patients: Array,
+        weights: Array,
+        *,
+        both: bool = False,
+        memo: dict[bytes, Array] | None = None,
+    ) -> None:
         self.predictions = predictions
         self.patients = patients
         self.weights = weights
         self.both = both
+        self.memo = memo
         self._ranks: dict[Any, Array] = {}
         self._sums: dict[Any, Array] = {}
         self._parts: dict[bytes, Array] = {}
@@ -119,7 +131,7 @@ class Drawn:
 
     def table(self, predictions: Predictions) -> Drawn:
         """Another table of the same patients, which shares the resamples."""
-        other = Drawn(predictions, self.patients, self.weights)
+        other = Drawn(predictions, self.patients, self.weights, memo=self.memo)
         other.__dict__["columns"] = self.columns
         other._parts = self._parts
         return other
@@ -229,6 +241,16 @@ class Drawn:
 
     def questions(self, scores: Array, targets: Array, rows: Array, functions: list[Callable[..., Array]]) -> Array:
         """Rank metrics of questions (N, Q) of some rows for every resample, shape (M, Q, 1 + B)."""
+        if self.memo is None:
+            return self._questions(scores, targets, rows, functions)
+        content = (scores, targets, self.unit[rows], np.array([function.__name__ for function in functions]))
+        key = blake2b(b"".join(np.ascontiguousarray(column).tobytes() for column in content)).digest()
+        width = 1 + len(self.weights)
+        if key not in self.memo or self.memo[key].shape[2] < width:
+            self.memo[key] = self._questions(scores, targets, rows, functions)
+        return self.memo[key][:, :, :width]
+
+    def _questions(self, scores: Array, targets: Array, rows: Array, functions: list[Callable[..., Array]]) -> Array:
         of_part, index = np.unique(self.unit[rows], return_inverse=True)
         weights = self._weights_of(of_part)
         if set(functions) <= set(MEASURES):
@@ -265,7 +287,8 @@ class _Group(Drawn):
     """One label or zone of a table; a label takes what was computed for all labels together."""
 
     def __init__(self, whole: Drawn, group: int) -> None:
-        super().__init__(view_of(whole.predictions, group), whole.patients, whole.weights, both=whole.both)
+        rows = view_of(whole.predictions, group)
+        super().__init__(rows, whole.patients, whole.weights, both=whole.both, memo=whole.memo)
         self.whole = whole
         self.group = group
         self.of_label = whole.predictions.outputs == "labels"

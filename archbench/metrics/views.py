@@ -88,6 +88,8 @@ def pooled_view(predictions: Predictions) -> Predictions:
 
 def decided(predictions: Predictions) -> tuple[Array, Array]:
     """Return the decided and the true class of every cell, float (N, L) both, NaN in the truth where not scored."""
+    if predictions.outputs == "labels":
+        return (predictions.logits > 0).astype(np.float64), scored_targets(predictions)
     whole = [whole_view(predictions, group) for group in range(len(predictions.labels))]
     called = np.stack([table.decisions for table in whole], axis=1).astype(np.float64)
     return called, np.concatenate([table.targets for table in whole], axis=1)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from planted import planted
 
-from archbench.comparison import compare, default_delta, verdict
+from archbench.comparison import compare
+from archbench.evaluation import evaluate
+from archbench.verdicts import default_delta, verdict
 
 SETTINGS = {"primary": "qwk", "resamples": 1000, "confidence": 0.95, "seed": 0}
 
@@ -124,6 +126,7 @@ def test_an_undefined_primary_metric_is_ranked_last_with_a_warning():
         "value": None,
         "low": None,
         "high": None,
+        "reason": None,
         "mean_rank": None,
         "rank_low": None,
         "rank_high": None,
@@ -133,6 +136,20 @@ def test_an_undefined_primary_metric_is_ranked_last_with_a_warning():
     }
     assert found["pairs"][0]["verdict"] == "inconclusive" and found["pairs"][0]["p"] is None
     assert any("undefined for b" in text for text in found["warnings"])
+
+
+@pytest.mark.parametrize("primary", ["accuracy", "qwk", "auroc_macro"])
+def test_a_model_that_is_always_right_has_the_interval_of_its_own_metrics(primary):
+    perfect = planted(rng=1, patients=60)
+    logits = 20 * np.eye(5, dtype=np.float32)[perfect.targets[:, 0].astype(int)]
+    models = {"perfect": replace(perfect, logits=logits), "other": planted(skill=3.0, rng=2, patients=60)}
+    settings = {**SETTINGS, "primary": primary}
+    for entry in compare(models, **settings)["models"]:
+        record = evaluate(models[entry["model"]], metrics=[primary], **settings)["metrics"][primary]
+        assert {key: entry[key] for key in ("value", "low", "high", "reason")} == {
+            key: record[key] for key in ("value", "low", "high", "reason")
+        }
+        assert entry["value"] < 1 or entry["low"] is None or entry["low"] < 0.99
 
 
 def test_order_of_models_and_rows_does_not_matter():

@@ -79,7 +79,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
     def faults(first: str) -> int:
         code = (
-            f"import resource, torch; from archbench.devices import keep_freed_memory; {first}\n"
+            f"import resource, torch; from archbench.memory import keep_freed_memory; {first}\n"
             "def step(): return [torch.ones(n << 18) for n in (1, 20, 3, 45)]  # MiB\n"
             "def count(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
             "for _ in range(8): step()  # until the heap's holes are large enough\n"
