@@ -10,7 +10,7 @@ import numpy as np
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
 from archbench.metrics.drawn import Drawn, distinct, parts
-from archbench.metrics.f1 import class_f1, class_precision, class_recall
+from archbench.metrics.f1 import class_f1, class_precision, class_recall, f1_from_overlap
 from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none
 from archbench.metrics.scoring import (
     MIN_PATIENTS_PER_SIDE,
@@ -68,8 +68,13 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
         }
         result[name] = {"support": int(support[k])}
         for metric, found in scores.items():
-            behind = partial(_patients_of_class, sample, metric, k)
-            result[name][metric] = sample.record(metric, found, CLASS_REASONS[metric], behind=behind)
+            result[name][metric] = sample.record(
+                metric,
+                found,
+                CLASS_REASONS[metric],
+                behind=partial(_patients_of_class, sample, metric, k),
+                from_share=f1_from_overlap if metric == "f1" else None,
+            )
         result[name]["auroc"] = sample.auroc_record(
             "auroc", aurocs[k], CLASS_REASONS["auroc"], metric=macro, questions=np.arange(len(rows.classes)) == k
         )
@@ -80,11 +85,9 @@ def per_class(sample: Resampled, warnings: list[str]) -> dict[str, dict[str, Any
 
 
 def _patients_of_class(sample: Resampled, metric: str, k: int) -> list[int]:
-    """Patients that the precision or recall of a class is a share of."""
-    if metric == "f1":
-        return []
-    of = sample.rows.decisions if metric == "precision" else sample.rows.y_true
-    return [distinct(sample.unit[of == k])]
+    """Patients that the precision or recall of a class, or the overlap behind its F1, is a share of."""
+    called, true = sample.rows.decisions == k, sample.rows.y_true == k
+    return [distinct(sample.unit[{"precision": called, "recall": true, "f1": called | true}[metric]])]
 
 
 def per_fold(rows: Predictions, metrics: dict[str, Metric]) -> list[dict[str, Any]]:

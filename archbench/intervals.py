@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from archbench.auroc_tests import has_delong, with_delong
 from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Metric
@@ -25,4 +27,5 @@ def interval_of(drawn: Drawn, metric: Metric, scores: Scores, *, confidence: flo
     if has_delong(metric, drawn.predictions):
         questions = frozen_questions(drawn.predictions, metric)
         found = with_delong(found, drawn.predictions, metric, questions, confidence=confidence)
-    return settled(found, lambda: patients_behind(drawn, metric), confidence=confidence)
+    behind = partial(patients_behind, drawn, metric)
+    return settled(found, behind, confidence=confidence, from_share=metric.from_share)

@@ -26,7 +26,9 @@ def no_proportion() -> Sequence[int]:
     return ()
 
 
-def settled(found: Estimate, behind: Behind, *, confidence: float) -> Estimate:
+def settled(
+    found: Estimate, behind: Behind, *, confidence: float, from_share: Callable[[float], float] | None = None
+) -> Estimate:
     """Return an estimate as it is, or with an interval (or none) that does not rest on resamples that are all alike.
 
     Args:
@@ -34,6 +36,7 @@ def settled(found: Estimate, behind: Behind, *, confidence: float) -> Estimate:
         behind: Asked only if needed: the number of patients that a proportion is a share of, one number, or one of
             each label of a mean over labels; nothing for what is no proportion.
         confidence: Level.
+        from_share: As in `Metric`.
     """
     if np.isnan(found.low) or found.high - found.low > ALIKE:
         return found
@@ -42,9 +45,13 @@ def settled(found: Estimate, behind: Behind, *, confidence: float) -> Estimate:
         reason = "no interval: every resample of the patients gives the same value"
         return replace(found, low=np.nan, high=np.nan, reason=reason)
     bounds = [wilson_interval(found.value * n, n, confidence) for n in patients]
+    if from_share is not None:
+        bounds = [(from_share(low), from_share(high)) for low, high in bounds]
     low, high = (float(np.mean(ends)) for ends in zip(*bounds, strict=True))
-    of = f"{patients[0]} patients" if len(patients) == 1 else f"{min(patients)} to {max(patients)} patients a label"
-    reason = f"every resample gives {found.value:g}: Wilson's score interval with patients as cases ({of})"
+    each = "label" if from_share is None else "label or class"
+    of = f"{patients[0]} patients" if len(patients) == 1 else f"{min(patients)} to {max(patients)} patients a {each}"
+    what = "" if from_share is None else " of the overlap of what is called and what is true"
+    reason = f"every resample gives {found.value:g}: Wilson's score interval{what} with patients as cases ({of})"
     return replace(found, low=low, high=high, reason=reason, method="wilson")
 
 
@@ -57,9 +64,12 @@ def patients_behind(drawn: Drawn, metric: Metric) -> Sequence[int]:
         table = drawn.table(risk_view(rows))
         rows, unit = table.predictions, table.unit
     if not is_grouped(rows):
-        return [distinct(unit[metric.share(rows.y_true, rows.decisions)])]
+        masks = np.atleast_2d(metric.share(rows.y_true, rows.decisions))
+        return [n for mask in masks if (n := distinct(unit[mask]))]
     called, truth = decided(rows)
     inside = metric.share(truth, called) & ~np.isnan(truth)
+    if inside.ndim > truth.ndim:  # classes of zones: one number of each of both
+        inside = np.concatenate(list(inside), axis=1)
     if metric.of != "each":
         return [distinct(unit[inside.any(axis=1)])]
     counted = frozen_classes(rows).any(axis=1) if rows.outputs == "labels" else inside.any(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -85,10 +86,11 @@ class Resampled:
         centred: bool = False,
         counts: tuple[int, int] | None = None,
         behind: Behind | None = no_proportion,
+        from_share: Callable[[float], float] | None = None,
     ) -> MetricRecord:
         """Return the record of scores; without a value it carries `reason`."""
         found = estimate(scores, confidence=self.confidence, bounds=bounds, centred=centred)
-        return self.written(name, found, reason, counts=counts, behind=behind)
+        return self.written(name, found, reason, counts=counts, behind=behind, from_share=from_share)
 
     def written(
         self,
@@ -98,14 +100,17 @@ class Resampled:
         *,
         counts: tuple[int, int] | None = None,
         behind: Behind | None = no_proportion,
+        from_share: Callable[[float], float] | None = None,
     ) -> MetricRecord:
         """Return the record of an estimate.
 
         Args:
             behind: Patients that a proportion is a share of, see `archbench.proportions.settled`; None for a
                 difference, which may well be 0 in every resample.
+            from_share: As in `Metric`.
         """
-        found = found if behind is None else settled(found, behind, confidence=self.confidence)
+        if behind is not None:
+            found = settled(found, behind, confidence=self.confidence, from_share=from_share)
         n_cases, n_patients = self.counts() if counts is None else counts
         return metric_record(name, found, n_cases=n_cases, n_patients=n_patients, undefined_reason=reason)
 
@@ -141,6 +146,7 @@ class Resampled:
             bounds=metric.bounds,
             centred=metric.centred,
             behind=lambda: patients_behind(self.drawn, metric),
+            from_share=metric.from_share,
         )
 
     def group_scored(self, name: str, group: int, metric: Metric, reason: str) -> MetricRecord:
@@ -163,6 +169,7 @@ class Resampled:
             centred=metric.centred,
             counts=counts,
             behind=lambda: patients_behind(drawn, metric),
+            from_share=metric.from_share,
         )
 
     def mean_scores(self, values: Array, members: Array | None = None) -> Scores:

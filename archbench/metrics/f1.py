@@ -29,6 +29,17 @@ def macro_f1(counts: Array) -> Array:
     return mean_defined(class_f1(counts))
 
 
+def f1_from_overlap(overlap: float) -> float:
+    """Return F1 where this share of what is called or true is both: F1 = 2 J / (1 + J)."""
+    return 2.0 * overlap / (1.0 + overlap)
+
+
+def called_or_true(y_true: Array, y_pred: Array) -> Array:
+    """Return which cases are called or are of each class, boolean (K, ...): its F1 tells the share that are both."""
+    classes = np.union1d(y_true, y_pred).reshape(-1, *np.ones(y_true.ndim, dtype=np.int64))
+    return np.asarray((y_true == classes) | (y_pred == classes))
+
+
 METRICS.register(
     "macro_f1",
     Metric(
@@ -37,5 +48,7 @@ METRICS.register(
         greater_is_better=True,
         function=macro_f1,
         undefined_reason="there are no cases",
+        share=called_or_true,
+        from_share=f1_from_overlap,
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.metrics.accuracy import accuracy
-from archbench.metrics.f1 import class_f1, class_precision, class_recall
+from archbench.metrics.f1 import class_f1, class_precision, class_recall, f1_from_overlap
 from archbench.metrics.metric import Array, Metric, all_cases, ratio
 from archbench.metrics.probability_score import mean_term
 from archbench.metrics.views import decided
@@ -58,6 +58,11 @@ def negative(y_true: Array, y_pred: Array) -> Array:
     return np.asarray(y_true == 0)
 
 
+def called_or_positive(y_true: Array, y_pred: Array) -> Array:
+    """Return which cells are called present or are: the overlap behind an F1 is a share of them."""
+    return np.asarray((y_pred == 1) | (y_true == 1))
+
+
 def exact_match_terms(predictions: Predictions) -> Array:
     """Return ones and whether every known label of a case is right, shape (2, N)."""
     said, truth = decided(predictions)
@@ -80,6 +85,8 @@ METRICS.register(
         greater_is_better=True,
         function=present_f1,
         undefined_reason="no counted label occurs in truth or prediction",
+        share=called_or_positive,
+        from_share=f1_from_overlap,
     ),
 )
 METRICS.register(
@@ -91,6 +98,8 @@ METRICS.register(
         function=present_f1,
         undefined_reason="no label occurs in truth or prediction",
         of="pooled",
+        share=called_or_positive,
+        from_share=f1_from_overlap,
     ),
 )
 METRICS.register(

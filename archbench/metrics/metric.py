@@ -40,7 +40,9 @@ class Metric:
             score, risk: the mean grade of a case's zones, and its risk class.
         centred: Draws are shifted to the point before an interval is read from them. For metrics that grow
             with noise (ECE, MCE): resampling adds noise, so that their plain percentiles lie too high.
-        share: Of a plain proportion, which cases it is a share of: `(y_true, y_pred) -> boolean`, of their shape.
+        share: Of a plain proportion, which cases it is a share of: `(y_true, y_pred) -> boolean`, of their shape;
+            of a mean over classes that is none, one row of such for each class.
+        from_share: The metric as a rising function of that share, which is 0 at 0 and 1 at 1; None where it is itself.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Metric:
     bounds: tuple[float, float] = (0.0, 1.0)
     centred: bool = False
     share: Callable[[Array, Array], Array] | None = None
+    from_share: Callable[[float], float] | None = None
     of: Literal["each", "pooled", "cases", "score", "risk"] = "each"
 
     def value(self, probabilities: Array, y_true: Array, decision: str = "argmax") -> float:

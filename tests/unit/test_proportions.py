@@ -22,6 +22,11 @@ def wilson(successes, n):
     return found.low, found.high
 
 
+def f1_of(overlap):
+    """F1 = 2 TP / (2 TP + wrong) of the overlap TP / (TP + wrong)."""
+    return 2 * overlap / (1 + overlap)
+
+
 def right(rows):
     """The same rows with every class called rightly."""
     logits = 8.0 * np.eye(5, dtype=np.float32)[rows.y_true] - 4.0
@@ -54,6 +59,17 @@ def test_a_class_is_called_rightly_by_as_many_patients_as_it_is_called_for():
     assert found["metrics"]["accuracy"]["method"] == "percentile"
 
 
+def test_an_f1_of_one_rests_on_the_patients_of_its_class():
+    rows = right(planted(patients=60))
+    found = evaluate(rows, metrics=("macro_f1",), primary="macro_f1", **SETTINGS)
+    patients = [len(np.unique(rows.patient_id[rows.y_true == k])) for k in range(5)]
+    lows = [f1_of(wilson(n, n)[0]) for n in patients]
+    of_class = [found["per_class"][name]["f1"] for name in rows.classes]
+    assert [record["low"] for record in of_class] == pytest.approx(lows)
+    assert all(record["method"] == "wilson" and record["high"] == pytest.approx(1.0) for record in of_class)
+    assert found["metrics"]["macro_f1"]["low"] == pytest.approx(np.mean(lows))
+
+
 def test_labels_by_themselves_pooled_and_on_average():
     rows = label_table(n=200)
     wide = replace(rows, logits=np.where(rows.targets == 1, 5.0, -5.0).astype(np.float32))
@@ -66,7 +82,7 @@ def test_labels_by_themselves_pooled_and_on_average():
     for name, n in zip(rows.labels, labels, strict=True):
         own = found["per_class"][name]["precision"]
         assert own["method"] == "wilson" and own["low"] == pytest.approx(wilson(n, n)[0])
-        assert found["per_class"][name]["f1"]["low"] is None
+        assert found["per_class"][name]["f1"]["low"] == pytest.approx(f1_of(wilson(n, n)[0]))
     metrics = found["metrics"]
     assert metrics["precision_macro"]["low"] == pytest.approx(np.mean([wilson(n, n)[0] for n in labels]))
     pooled = patients((rows.targets == 1).any(axis=1))
@@ -74,4 +90,5 @@ def test_labels_by_themselves_pooled_and_on_average():
     assert metrics["recall_micro"]["low"] == pytest.approx(wilson(pooled, pooled)[0])
     everyone = patients(slice(None))
     assert metrics["exact_match"]["low"] == pytest.approx(wilson(everyone, everyone)[0])
-    assert metrics["f1_macro"]["low"] is None and metrics["specificity_macro"]["high"] == 1.0
+    assert metrics["f1_macro"]["low"] == pytest.approx(np.mean([f1_of(wilson(n, n)[0]) for n in labels]))
+    assert "overlap" in metrics["f1_macro"]["reason"] and metrics["specificity_macro"]["high"] == 1.0
