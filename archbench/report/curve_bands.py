@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def question_draws(
         patients: Sorted names, shape (P,).
         weights: How often each draw holds each patient, shape (B, P).
     """
-    shape = (len(weights), len(RECALL_GRID))
+    weights, shape = weights.astype(np.int32), (len(weights), len(RECALL_GRID))
     totals, counts = np.zeros((2, *shape)), np.zeros((shape[0], 1))
     for question in questions:
         places = _places(question, patients)
@@ -88,7 +88,8 @@ def _curves(
         drawn = weights[start : start + step]
         hits, alarms = (_running(drawn, places[side]) for side in (positive, ~positive))
         two = np.flatnonzero((hits[:, -1] > 0) & (alarms[:, -1] > 0))
-        hits, alarms = hits[two], alarms[two]
+        if len(two) < len(drawn):
+            hits, alarms = hits[two], alarms[two]
         yield start + two, _rates_on_grid(hits, alarms, found, passed), _precisions_on_grid(hits, alarms, found, passed)
 
 
@@ -110,11 +111,14 @@ def _rates_on_grid(hits: np.ndarray, alarms: np.ndarray, found: np.ndarray, pass
     """
     found, passed = np.append(0, found), np.append(0, passed)
     last = np.append(np.diff(passed) > 0, True)
-    found, alarms = found[last], alarms[:, passed[last]]
+    found = found[last]
+    if len(found) < alarms.shape[1]:
+        alarms = alarms[:, passed[last]]
     wanted = RECALL_GRID * alarms[:, -1:]
-    low = _last_up_to(alarms, np.floor(wanted + ROUNDING))
+    last_up_to = _search(alarms)
+    low = last_up_to(np.floor(wanted + ROUNDING))
     beyond = np.take_along_axis(alarms, np.minimum(low + 1, alarms.shape[1] - 1), axis=1)
-    high = _last_up_to(alarms, beyond)
+    high = last_up_to(beyond)
     x0, x1 = (np.take_along_axis(alarms, at, axis=1) for at in (low, high))
     y0, y1 = (np.take_along_axis(hits, found[at], axis=1) for at in (low, high))
     rate: np.ndarray = (y0 + (y1 - y0) * (wanted - x0) / np.maximum(x1 - x0, 1)) / hits[:, -1:]
@@ -129,15 +133,21 @@ def _precisions_on_grid(hits: np.ndarray, alarms: np.ndarray, found: np.ndarray,
     precision = hits / np.maximum(hits + alarms[:, passed[gains]], 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     needed = np.ceil(RECALL_GRID * hits[:, -1:] - ROUNDING)
-    return np.take_along_axis(envelope, _last_up_to(hits, needed - 1) + 1, axis=1)
+    return np.take_along_axis(envelope, _search(hits)(needed - 1) + 1, axis=1)
 
 
-def _last_up_to(counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Index of the last of each row's rising counts (B, M) that is no larger than each limit (B, G); -1 if none is.
+def _search(counts: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what finds, for limits (B, G), the last of each row's rising counts (B, M) that is no larger; -1 for none.
 
     Rows are searched end to end, each shifted beyond the one before it: one search instead of one for each draw.
     """
-    shift = (int(counts.max(initial=0)) + 2) * np.arange(len(counts))[:, None]
-    ends = (limits.astype(np.int64) + shift).ravel()
-    found = np.searchsorted((counts + shift).ravel(), ends, side="right").reshape(limits.shape)
-    return found - counts.shape[1] * np.arange(len(counts))[:, None] - 1
+    rows, step = np.arange(len(counts))[:, None], int(counts.max(initial=0)) + 2
+    shift = (step * rows).astype(np.int32 if step * len(counts) < 2**31 else np.int64)
+    joined = (counts + shift).ravel()
+
+    def last_up_to(limits: np.ndarray) -> np.ndarray:
+        ends = (limits.astype(shift.dtype) + shift).ravel()
+        found = np.searchsorted(joined, ends, side="right").reshape(limits.shape)
+        return found - counts.shape[1] * rows - 1
+
+    return last_up_to
