@@ -10,17 +10,14 @@ alone.
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from archbench.command_line import run
-from archbench.config import ConfigError, parse_study, read_yaml
+from archbench.config import ConfigError, read_yaml
+from archbench.front_end import flags_parser, run_command, save_study, snakemake_command
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 SOURCE = "the flags of segmentation.py"
 DATASET = "masks"
 SAM = "sam:"
@@ -46,26 +43,20 @@ OTHERS = "decoder:<timm name>, any other <owner>/<encoder> of Hugging Face, sam:
 def main(argv: list[str] | None = None) -> int:
     """Parse, build the study file, run Snakemake on it."""
     arguments = parse_arguments(argv)
-    study = build_study(arguments)
-    checked = parse_study(study, source=SOURCE)
-    folder = arguments.output_dir.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    study_file = folder / "segmentation_study.json"
-    text = json.dumps(study, indent=2) + "\n"
-    study_file.write_text(text, encoding="utf-8")
-    command = snakemake_command(study_file, arguments)
-    print(f"{text}{study_file}\n{' '.join(command)}", file=sys.stderr, flush=True)
-    code = subprocess.run(command, check=False).returncode
+    study_file = arguments.output_dir.resolve() / "segmentation_study.json"
+    study = save_study(build_study(arguments), study_file, source=SOURCE, resume=True)
+    command = snakemake_command(
+        study_file, cores=arguments.num_workers, dry_run=arguments.dry_run, verbose=arguments.verbose
+    )
+    code = run_command(command)
     if not code and not arguments.dry_run:
-        print(f"Report: {folder / 'results' / checked.study / 'report.html'}")
+        print(f"Report: {study_file.parent / 'results' / study.study / 'report.html'}")
     return code
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = flags_parser(__doc__)
     add = parser.add_argument
     add("--config", type=Path, help="study file to start from; the other flags override it")
     add("--image-dir", type=Path, help="folder of images")
@@ -190,14 +181,6 @@ def _entry(model: str, *, tuned: bool) -> dict[str, Any]:
         return {"architecture": f"decoder:hf:{model}", "weights": "hub"}
     known = f"{', '.join((*HUB, *PUBLISHED_SAM))}, {OTHERS}"
     raise ConfigError(SOURCE, [f"--hf-models: '{model}' is not known as a segmentation network (known: {known})"])
-
-
-def snakemake_command(study_file: Path, arguments: argparse.Namespace) -> list[str]:
-    """Return the Snakemake call that runs the study with its results below the output folder."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--directory", str(study_file.parent), "--cores", str(arguments.num_workers or "all")]
-    command += ["--printshellcmds", "--verbose"] if arguments.verbose else []
-    return [*command, "--configfile", str(study_file), *(["--dry-run"] if arguments.dry_run else [])]
 
 
 if __name__ == "__main__":

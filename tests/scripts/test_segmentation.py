@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from archbench import front_end
 from archbench.config import ConfigError, parse_study
 from scripts import segmentation
 
@@ -155,17 +157,21 @@ def test_the_study_lies_where_the_output_goes_and_is_planned_there(
     assert not (tmp_path / "results").exists()
 
 
-def test_verbose_and_workers_reach_snakemake(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    given = [
-        "--image-dir",
-        str(folders[0]),
-        "--seg-dir",
-        str(folders[1]),
-        "--verbose",
-        "--num-workers",
-        "2",
-        "--dry-run",
-    ]
-    command = segmentation.snakemake_command(tmp_path / "s.json", segmentation.parse_arguments(given))
+def test_verbose_and_workers_reach_snakemake(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[list[str]] = []
+
+    def record(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(front_end.subprocess, "run", record)
+    given = ["--image-dir", str(folders[0]), "--seg-dir", str(folders[1]), "--verbose", "--num-workers", "2"]
+    assert segmentation.main([*given, "--dry-run", "--output-dir", str(tmp_path / "out")]) == 0
+    assert "Report:" not in capsys.readouterr().out, "a dry run makes none"
+    assert segmentation.main([*given, "--output-dir", str(tmp_path / "out")]) == 0
+    assert f"Report: {tmp_path / 'out' / 'results' / 'segmentation' / 'report.html'}" in capsys.readouterr().out
+    command = calls[0]
     assert {"--verbose", "--printshellcmds", "--dry-run"} <= set(command)
     assert command[command.index("--cores") + 1] == "2"
