@@ -91,6 +91,11 @@ class Bundle:
         """Whether its networks read CT volumes."""
         return any(isinstance(member.preprocessing, VolumePreparation) for member in self.members)
 
+    @property
+    def unit(self) -> str:
+        """What its answers are of: images, or volumes, read whole or slice by slice."""
+        return "images" if not self.reads_volumes and self.slices is None else "volumes"
+
 
 @contextmanager
 def open_bundle(path: str | Path) -> Iterator[Bundle]:

@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace, options: argparse.ArgumentParser) -> int
             _check_options(bundle, arguments, options)
         total = 0 if arguments.check else sum(1 for _ in _found(bundle, arguments))
         # a volume's batch is large: one at a time
-        alone = bundle.reads_volumes or bundle.slices is not None
+        alone = bundle.unit == "volumes"
         lanes = 1 if alone else lanes_for(total, threads=threads, batch_size=arguments.batch_size)
         predictor = (MaskPredictor if bundle.draws_masks else Predictor)(bundle, threads=threads // lanes)
         difference = predictor.check_example()
@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace, options: argparse.ArgumentParser) -> int
         if arguments.check:
             return 0
         work = {"total": total, "workers": arguments.workers or threads, "lanes": lanes}
-        report = (lambda done, failed: None) if arguments.quiet else _progress(total)
+        report = (lambda done, failed: None) if arguments.quiet else _progress(total, bundle.unit)
         if isinstance(predictor, MaskPredictor):
             failed = predict_all_masks(predictor, arguments, report=report, **work)
         else:
@@ -174,7 +174,7 @@ def _predict_all(
                 print(f"{item.path or item.case_id}: {error}", file=sys.stderr)
             writer.write(item, None if isinstance(answer, ImageError) else answer, error)
             report(done, failed)
-    print(f"{total - failed} of {total} images predicted: {arguments.out}", file=sys.stderr)
+    print(f"{total - failed} of {total} {predictor.bundle.unit} predicted: {arguments.out}", file=sys.stderr)
     return failed
 
 
@@ -199,7 +199,7 @@ def _is_finite(content: Any) -> bool:
     return not isinstance(content, float) or abs(content) < float("inf")
 
 
-def _progress(total: int) -> Callable[[int, int], None]:
+def _progress(total: int, unit: str) -> Callable[[int, int], None]:
     begin = last = time.monotonic()
 
     def report(done: int, failed: int) -> None:
@@ -210,8 +210,7 @@ def _progress(total: int) -> Callable[[int, int], None]:
         last = now
         rate = done / max(now - begin, 1e-9)
         bad = f", {failed} failed" if failed else ""
-        print(
-            f"images {done}/{total}{bad}, {rate:.1f} images/s, {(total - done) / rate:.0f} s remaining", file=sys.stderr
-        )
+        left = f"{(total - done) / rate:.0f} s remaining"
+        print(f"{unit} {done}/{total}{bad}, {rate:.1f} {unit}/s, {left}", file=sys.stderr)
 
     return report

@@ -118,9 +118,13 @@ def test_challenge_files_hold_every_volume_that_could_be_read(bundle: Path, scan
         np.testing.assert_allclose(list(entry["probabilities"].values()), said, atol=1e-5)
 
 
-def test_the_likeliest_findings_are_named_in_order(bundle: Path, scans: Path, tmp_path: Path) -> None:
+def test_the_likeliest_findings_are_named_in_order(
+    bundle: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("out.json", "out.csv"):
-        assert main([str(bundle), str(scans), "--out", str(tmp_path / name), "--top", "2", "--quiet"]) == 0
+        assert main([str(bundle), str(scans), "--out", str(tmp_path / name), "--top", "2"]) == 0
+        said = capsys.readouterr().err
+        assert "3 of 3 volumes predicted" in said and "volumes 3/3, " in said and "images" not in said
     for record in json.loads((tmp_path / "out.json").read_text()):
         ordered = sorted(record["probabilities"].items(), key=lambda pair: -pair[1])[:2]
         assert [(found["label"], found["probability"]) for found in record["top"]] == ordered
