@@ -11,9 +11,9 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.delong import ClusteredAuroc, auroc_interval, macro_auroc, paired_p_value
-from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import code_names
+from archbench.metrics.table_rows import distinct
 from archbench.metrics.views import view_of
 from archbench.resampling import auroc
 from archbench.statistics import FEW_PATIENTS, Estimate, widening

@@ -13,9 +13,9 @@ import numpy as np
 
 from archbench.artifacts import Predictions
 from archbench.cross_fitting import CrossedPart, crossed_parts
-from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
 from archbench.metrics.scoring import scored_rows
+from archbench.metrics.table_rows import distinct
 from archbench.metrics.views import view_of
 from archbench.out_of_fold import OutOfFold, fitting_problem
 from archbench.recalibration import Isotonic, Platt, fit_isotonic, fit_platt

@@ -9,7 +9,7 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.auroc import one_vs_rest, roc_curve
-from archbench.metrics.drawn import Drawn, distinct, parts
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.f1 import class_f1, class_precision, class_recall, f1_from_overlap
 from archbench.metrics.metric import Array, Metric, confusion_matrix, defined_or_none
 from archbench.metrics.scoring import (
@@ -19,6 +19,7 @@ from archbench.metrics.scoring import (
     macro_scores,
     question_scores,
 )
+from archbench.metrics.table_rows import distinct, parts
 from archbench.registry import METRICS
 from archbench.resampled import Resampled
 

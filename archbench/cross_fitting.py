@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.drawn import distinct, parts
+from archbench.metrics.table_rows import distinct, parts
 from archbench.out_of_fold import OutOfFold, fitting_problem, fitting_source
 
 

@@ -22,9 +22,9 @@ from archbench.label_results import (
     risk_results,
 )
 from archbench.metrics.auroc import metric_at_cut
-from archbench.metrics.drawn import parts
 from archbench.metrics.metric import Metric, defined_or_none
 from archbench.metrics.scoring import Scores, frozen_classes, score_drawn, scored_rows
+from archbench.metrics.table_rows import parts
 from archbench.metrics.views import is_grouped, pooled_view, score_view, scored_classes
 from archbench.net_benefit import curve_results
 from archbench.resampled import Resampled

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from archbench.metrics.drawn import Drawn, distinct
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Metric
 from archbench.metrics.scoring import frozen_classes
+from archbench.metrics.table_rows import distinct
 from archbench.metrics.views import decided, is_grouped, risk_view
 from archbench.statistics import Estimate, wilson_interval
 

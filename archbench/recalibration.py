@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
+from archbench.metrics.table_rows import distinct
 from archbench.out_of_fold import OutOfFold, source_rows
 
 STRONGEST = 1e6  # where slopes differ no more than their errors, all labels get the shared one

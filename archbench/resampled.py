@@ -10,9 +10,10 @@ import numpy as np
 
 from archbench.artifacts import MetricRecord, Predictions
 from archbench.auroc_tests import has_delong, with_delong
-from archbench.metrics.drawn import Drawn, distinct
+from archbench.metrics.drawn import Drawn
 from archbench.metrics.metric import Array, Metric
 from archbench.metrics.scoring import Scores, score_drawn
+from archbench.metrics.table_rows import distinct
 from archbench.metrics.views import scored_targets
 from archbench.proportions import Behind, no_proportion, patients_behind, settled
 from archbench.statistics import Estimate, estimate, metric_record

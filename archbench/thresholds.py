@@ -13,8 +13,8 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.agreement import qwk
-from archbench.metrics.drawn import distinct
 from archbench.metrics.metric import Array
+from archbench.metrics.table_rows import distinct
 from archbench.out_of_fold import OutOfFold, source_rows
 from archbench.recalibration import label_rows, positive_patients
 

@@ -6,7 +6,7 @@ of a rank metric (labels, classes) are sorted once per fold and seed for AUROC a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -15,39 +15,11 @@ import numpy as np
 
 from archbench.artifacts import Predictions, softmax
 from archbench.metrics.metric import Array, Metric
-from archbench.metrics.views import scored_classes, scored_targets, view_of
+from archbench.metrics.table_rows import arguments, known_sides, patient_rows
+from archbench.metrics.views import scored_targets, view_of
 from archbench.resampling import auroc, average_precision, question_draws
 
 MEASURES: dict[Callable[..., Array], str] = {auroc: "auroc", average_precision: "average_precision"}
-
-
-def parts(predictions: Predictions) -> Iterator[tuple[int, int, Predictions]]:
-    """Yield (seed, fold, rows) in ascending order."""
-    for seed in np.unique(predictions.seed):
-        for fold in np.unique(predictions.fold):
-            inside = (predictions.seed == seed) & (predictions.fold == fold)
-            yield int(seed), int(fold), predictions.select(inside)
-
-
-def patient_rows(predictions: Predictions, patients: Array) -> Array:
-    """Return the index of each row's patient in the sorted `patients`, shape (N,).
-
-    Raises:
-        ValueError: If a patient has no weight.
-    """
-    rows = np.searchsorted(patients, predictions.patient_id)
-    rows = np.minimum(rows, len(patients) - 1)
-    missing = patients[rows] != predictions.patient_id
-    if missing.any():
-        raise ValueError(f"patients without weights: {np.unique(predictions.patient_id[missing])[:3].tolist()}")
-    return rows
-
-
-def arguments(predictions: Predictions) -> tuple[Array, Array]:
-    """Return what the terms of a metric take: probabilities and class indices, or values and true values."""
-    if predictions.outputs == "value":
-        return predictions.logits.astype(np.float64), predictions.targets[:, 0]
-    return softmax(predictions.logits), predictions.y_true
 
 
 class Drawn:
@@ -314,20 +286,3 @@ class _Group(Drawn):
             return super().ranks(metric, asked)
         present = self.whole.label_ranks(metric.function)[:, :, self.group]
         return np.stack([np.full(present.shape, np.nan), present], axis=2)
-
-
-def known_sides(predictions: Predictions) -> list[list[tuple[int, int]]]:
-    """Return of each label or zone the number of patients with and without each of its scored classes."""
-    owner = predictions.patient_code
-    return [
-        [
-            (distinct(owner[targets == k]), distinct(owner[(targets != k) & ~np.isnan(targets)]))
-            for k in range(len(scored_classes(predictions)))
-        ]
-        for targets in scored_targets(predictions).T
-    ]
-
-
-def distinct(codes: Array) -> int:
-    """Return how many different numbers there are among small ones, none below 0."""
-    return int((np.bincount(codes) > 0).sum()) if len(codes) else 0

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.metrics.drawn import MEASURES, Drawn, distinct, known_sides
+from archbench.metrics.drawn import MEASURES, Drawn
 from archbench.metrics.metric import Array, Metric, mean_defined
+from archbench.metrics.table_rows import distinct, known_sides
 from archbench.metrics.views import is_grouped, pooled_view, risk_view, score_view, views
 
 MIN_PATIENTS_PER_SIDE = 10

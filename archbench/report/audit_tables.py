@@ -8,7 +8,7 @@ from archbench.report.cells import Cell, Column, Table
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.label_tables import label_count_tables
 from archbench.report.labels import format_count, format_share
-from archbench.report.methods import hashes_of, versions_of
+from archbench.report.origins import hashes_of, versions_of
 from archbench.report.quality_tables import caption
 
 MAX_PROBLEMS = 50

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.labels import format_count, metric_label, spelled
-from archbench.report.methods import commands_of, methods_paragraphs, versions_of
+from archbench.report.methods import commands_of, methods_paragraphs
+from archbench.report.origins import versions_of
 from archbench.report.text import join_names
 
 AUTHOR = "author must fill"
