@@ -21,6 +21,19 @@ def stage_parser(description: str | None, *, model: bool = False) -> argparse.Ar
     return parser
 
 
+def checkpoint_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that run a model's trained networks on the cases of their folds."""
+    parser = stage_parser(description, model=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--folds", required=True)
+    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed, in order"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
 class LabelledStream:
     """A text stream that puts a label before each line, so that lines of parallel jobs can be told apart."""
 

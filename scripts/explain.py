@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from archbench.artifacts import provenance, read_predictions, write_json
 from archbench.cases import Cases, read_cases
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.checkpoints import parse_checkpoints
+from archbench.command_line import checkpoint_parser, label_progress, run
 from archbench.config import Study, load_study
 
 if TYPE_CHECKING:
@@ -28,13 +29,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
+    parser = checkpoint_parser(__doc__)
     parser.add_argument("--predictions", required=True)
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="folder of the pictures to write")
     return parser.parse_args(argv)
 
@@ -46,7 +42,7 @@ def _explain(study: Study, cases: Cases, arguments: argparse.Namespace) -> dict[
     devices.prepare_torch(threads=arguments.threads)
     device = devices.resolve_device(study.compute.device)
     network = build_network(**study.network_of(arguments.model, arguments.dataset), num_classes=len(cases.classes))
-    paths = {(int(f), int(s)): Path(p) for f, s, p in (c.split(":", 2) for c in arguments.checkpoint)}
+    paths = {(entry.fold, entry.seed): entry.path for entry in parse_checkpoints(arguments.checkpoint)}
     predictions = read_predictions(arguments.predictions, cases.classes)
     chosen, questions = explain.choose(predictions, study.explain.cases, seed=study.explain.seed)
     items = explain.explain(network, paths, chosen, cases, device=device, questions=questions)

@@ -13,7 +13,7 @@ import numpy as np
 from archbench.artifacts import Predictions, provenance, read_json, write_json
 from archbench.cases import Cases, read_cases
 from archbench.checkpoints import Checkpoint, parse_checkpoints
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.command_line import checkpoint_parser, label_progress, run
 from archbench.config import Study, load_study
 from archbench.export_ladder import ExportJob, rungs_of
 from archbench.mask_parity import MaskTruth
@@ -42,12 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = checkpoint_parser(__doc__)
     parser.add_argument(
         "--output",
         required=True,

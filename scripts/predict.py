@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from archbench.artifacts import provenance, write_predictions
 from archbench.cases import read_cases
 from archbench.checkpoints import parse_checkpoints
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.command_line import checkpoint_parser, label_progress, run
 from archbench.config import Study, load_study
 from archbench.tasks import TASKS
 
@@ -29,15 +29,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
-    parser.add_argument(
-        "--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed, in order"
-    )
+    parser = checkpoint_parser(__doc__)
     parser.add_argument("--fold-outputs", nargs="+", required=True, help="tables to write, in the same order")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="table of all folds and seeds to write")
     return parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from archbench.artifacts import provenance, read_table, write_json
 from archbench.cases import read_cases
 from archbench.checkpoints import parse_checkpoints
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.command_line import checkpoint_parser, label_progress, run
 from archbench.config import Study, load_study
 
 if TYPE_CHECKING:
@@ -28,13 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed")
+    parser = checkpoint_parser(__doc__)
     parser.add_argument("--prompts", help="table of prompts (prompted networks)")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="folder to write: one PNG a case, and index.json")
     return parser.parse_args(argv)
 
