@@ -146,7 +146,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
     own = {"model": {"architecture": "resnet50", "weights": "imagenet", "head": "mlp"}}
     names = STRATEGIES.get(arguments.strategy or "", ())
     study["models"] = {name: study["models"][name] for name in names} or own
-    study["ensemble"] = {"candidates": ["mean", "logistic"] if len(names) > 1 else []}
+    study["ensemble"] = {"candidates": ["mean", "calibrated_mean", "logistic"] if len(names) > 1 else []}
     set_run_settings(study, arguments.log_dir)
     if arguments.folds is not None:
         study["protocol"]["folds"] = arguments.folds

@@ -44,7 +44,7 @@ class Ensemble(Settings):
     """What is tried on the models' out-of-fold predictions."""
 
     candidates: list[Literal["mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp"]] = Field(
-        default=["mean", "logistic"],
+        default=["mean", "calibrated_mean", "logistic"],
         description="Tried from simple to complex, in any order here; an empty list switches the ensemble off.",
     )
     members: list[str] | None = Field(None, description="Models of this study to combine; default: all.")

@@ -88,7 +88,7 @@ def test_without_flags_it_is_the_recipe_of_the_configuration(data_dir: Path) -> 
         (["--slice-strategy", "best"], "datasets.ct.volumes.slices.strategy", "best"),
         (["--slice-strategy", "all", "--slices", "24"], "datasets.ct.volumes.slices.count", 24),
         (["--folds", "3"], "protocol.folds", 3),
-        (["--strategy", "c"], "ensemble.candidates", ["mean", "logistic"]),
+        (["--strategy", "c"], "ensemble.candidates", ["mean", "calibrated_mean", "logistic"]),
     ],
 )
 def test_each_flag_arrives_in_the_study(data_dir: Path, flags: list[str], place: str, expected: object) -> None:
