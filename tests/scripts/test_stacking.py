@@ -42,7 +42,15 @@ def test_without_flags_it_is_the_published_recipe(data_dir: Path) -> None:
     network = study.ensemble.mlp
     assert (network.hidden, network.dropout, network.epochs, network.lr) == ([256, 128], 0.2, 20, 1e-4)
     assert (network.plateau, network.patience) == (3, 7)
-    assert study.ensemble.candidates == ["mean", "calibrated_mean", "weighted", "greedy", "logistic", "attention", "mlp"]
+    assert study.ensemble.candidates == [
+        "mean",
+        "calibrated_mean",
+        "weighted",
+        "greedy",
+        "logistic",
+        "attention",
+        "mlp",
+    ]
     assert study.protocol.kind == "cross_validation", "never by image, never on the base models' own training cases"
 
 
