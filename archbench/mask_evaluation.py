@@ -12,6 +12,7 @@ from archbench.mask_measurement import CaseResult, tools
 from archbench.metrics.metric import Array, defined_or_none, mean_defined, ratio
 from archbench.metrics.scoring import Scores
 from archbench.metrics.segmentation import MASK_METRICS, MaskScores
+from archbench.proportions import no_proportion, settled
 from archbench.resampling import mean_draws
 from archbench.statistics import FEW_PATIENTS, estimate, metric_record, patient_weights, wilson_interval
 
@@ -131,6 +132,7 @@ def case_record(values: Array, metric: str, drawn: PatientDraws, confidence: flo
     """
     defined = values[~np.isnan(values)]
     found = estimate(patient_scores(values, drawn), confidence=confidence, bounds=MASK_METRICS[metric].bounds)
+    found = settled(found, no_proportion, confidence=confidence)
     n_patients = int((~np.isnan(patient_means(values, drawn))).sum())
     record = metric_record(
         metric,
