@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from archbench.gpu_slots import claim_gpu
-from archbench.memory import keep_freed_memory
+from archbench.memory import keep_freed_memory, peak_rss_mib
 
 
 class DeviceError(RuntimeError):
@@ -69,9 +67,4 @@ def peak_memory_mib(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux
+    return peak_rss_mib()

@@ -15,8 +15,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from archbench.memory import peak_rss_mib
 
 if TYPE_CHECKING:
     from archbench.inference_timing.engines import Engine
@@ -155,23 +156,6 @@ def involuntary_switches() -> int | None:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def peak_rss_mib() -> float | None:
-    """Return the largest resident memory of this process so far, MiB; None where unknown (Windows).
-
-    On Linux from VmHWM: ru_maxrss remembers what the process was before exec, a copy of its parent.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _main() -> None:
