@@ -95,6 +95,7 @@ def build_study(arguments: argparse.Namespace) -> dict[str, Any]:
     block = dataset.setdefault("segmentation", {}) if dataset["format"] == "image_masks" else {}
     if arguments.foreground is not None or (arguments.config is None and "structures" not in block):
         block["structures"] = {"foreground": _values(arguments.foreground or [str(DEFAULT_VALUE)])}
+        block["other_values"] = "background"  # the masks' other structures
     if arguments.max_cases is not None:
         block["max_cases"] = arguments.max_cases
     if arguments.hf_models:

@@ -96,6 +96,7 @@ class MaskSettings:
     blocks: int = 0
     block_gap: int = 0
     max_cases: int = 0
+    other_values: str = "error"
 
 
 @dataclass(frozen=True)

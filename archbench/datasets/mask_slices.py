@@ -58,6 +58,7 @@ def convert_pair(case: str, image: Path, mask: Path, plan: MaskSettings, *, root
     if (suffix_of(image.name) in NIFTI) != (suffix_of(mask.name) in NIFTI):
         raise MaskError(f"{mask}: one of image and mask is NIfTI and {image.name} is not: convert one of them")
     values = set(np.unique(truth.labels).tolist())
+    _check_named(values, plan, mask)
     labels = class_indices(truth.labels, plan.structures)
     if suffix_of(image.name) in NIFTI:
         picture = _told(image, lambda: read_image(image))
@@ -73,6 +74,17 @@ def convert_pair(case: str, image: Path, mask: Path, plan: MaskSettings, *, root
     present = _present(labels, plan)
     row = Row(image.relative_to(root).as_posix(), Path(place).as_posix(), "", present, truth.spacing_mm)  # type: ignore[arg-type]
     return Conversion([row], False, values)
+
+
+def _check_named(values: set[int], plan: MaskSettings, mask: Path) -> None:
+    """Refuse values that no structure names, unless they are declared background."""
+    named = {0}.union(*plan.structures.values())
+    if plan.other_values == "error" and all(plan.structures.values()) and values - named:
+        shown = ", ".join(map(str, sorted(values - named)[:12]))
+        raise MaskError(
+            f"{mask}: no structure names its values {shown}: name them in segmentation.structures, correct the mask, "
+            "or set segmentation.other_values: background"
+        )
 
 
 def class_indices(values: Array, structures: Mapping[str, tuple[int, ...]]) -> Array:

@@ -143,8 +143,12 @@ class Segmentation(Settings):
 
     structures: dict[Name, list[Annotated[int, Field(ge=1)]]] = Field(
         default_factory=dict,
-        description="Structures by name with their values in the mask files; an empty list takes every value but 0. "
-        "Values that none names are background.",
+        description="Structures by name with their values in the mask files; an empty list takes every value but 0.",
+    )
+    other_values: Literal["error", "background"] = Field(
+        "error",
+        description="Values that no structure names: an error that names the file, or background like 0 (the audit "
+        "then lists them).",
     )
     tolerance_mm: float = Field(2.0, ge=0, description="Surfaces closer than this agree (surface Dice).")
     spacing_mm: float | None = Field(None, gt=0, description="Pixel spacing of PNG, JPEG and TIFF; unset: in pixels.")

@@ -42,7 +42,7 @@ def write_pair(root: Path, case: str, *, seed: int = 0, mark: str = "_0000") -> 
 
 
 def settings(root: Path, **plan: object) -> SourceSettings:
-    given = {"structures": ONE, "window": (-1000.0, 400.0), **plan}
+    given = {"structures": ONE, "window": (-1000.0, 400.0), "other_values": "background", **plan}
     return SourceSettings(
         root=root, images="images", masks="masks", segmentation=MaskSettings(**given), work=root.parent / "work"
     )
@@ -177,7 +177,15 @@ def test_a_structure_that_no_mask_holds_is_told(root: Path) -> None:
     assert "structure 'heart' [51] is in no mask (their values: [0, 2, 7])" in told
 
 
-def test_values_that_no_structure_names_are_told(root: Path) -> None:
+def test_values_that_no_structure_names_are_refused_file_by_file(root: Path) -> None:
+    told = refused(settings(root, other_values="error"))
+    for case in ("case_1", "case_10", "case_2"):
+        assert f"{case}.nii.gz: no structure names its values 7: name them in segmentation.structures" in told
+    for structures in ({"lung": (2,), "other": (7,)}, {"any": ()}):
+        assert read_image_masks(settings(root, structures=structures, other_values="error")).rows
+
+
+def test_values_declared_background_are_told(root: Path) -> None:
     told = "mask values that no structure names were taken as background: 7"
     assert told in read_image_masks(settings(root)).notes
     assert told not in read_image_masks(settings(root, structures={"lung": (2,), "other": (7,)})).notes
