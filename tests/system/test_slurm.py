@@ -145,13 +145,19 @@ def go_on_there(cluster: Cluster) -> None:
             for name, disturb in (REQUEUES | DISTURBANCES).items():
                 await_epochs(cluster, process, name)
                 disturb_once(cluster, name, disturb)
-            process.wait(timeout=600)
+            slurm_node.wait_for(lambda: ended(process), 600, "the study's end", every=1)
         finally:
             end(process)
         output.seek(0)
         cluster.runs["there"] = output.read()
     page = cluster.folder / "results/cluster/report.html"
     cluster.runs["partial"] = page.read_text(encoding="utf-8") if page.is_file() else ""
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether Snakemake has ended; until then what SLURM requeued, of any model, may start."""
+    slurm_node.start_again()
+    return process.poll() is not None
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
