@@ -47,8 +47,8 @@ system-slurm:  ## install the Debian packages that test-slurm needs, where that 
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
 	|| echo "slurm-wlm and munge could not be installed: that takes root and apt-get"
 
-test-architectures: setup-dev  ## the ONNX export of every architecture with parity (minutes)
-	pytest -n 2 -m slow tests/contracts
+test-architectures: setup-dev  ## the ONNX export of every architecture with parity, and large decoders (minutes)
+	pytest -n 2 -m slow tests/contracts tests/unit
 
 lint: setup-dev  ## ruff, types, snakefmt, snakemake --lint, spelling
 	ruff check .
