@@ -16,6 +16,7 @@ REQUIRED = ("case", "patient", "model")
 SHOWN_ERRORS = 10
 SUM_TOLERANCE = 1e-3
 SMALLEST = 1e-7  # probabilities are clipped to it before their logarithm
+LONGEST_NAME = 100
 FIRST_ROW = 2  # of the file, below the heading
 
 Columns = Mapping[str, np.ndarray]
@@ -74,6 +75,9 @@ def read_prediction_file(path: Path, *, task: str) -> dict[str, Predictions]:
     fold, seed = _whole(reading, "fold", 0), _whole(reading, "seed", 1)
     for name in REQUIRED:
         reading.note(reading.columns[name] == "", name, "is empty", f"every row needs a {name}")
+    model = reading.columns["model"]
+    folders = np.isin(model, (".", "..")) | (np.char.find(model, "/") >= 0) | (np.char.find(model, "\\") >= 0)
+    reading.note(folders | (np.char.str_len(model) > LONGEST_NAME), "model", "can't name a folder", "rename the model")
     reading.stop()
     logits = scores if kind == "logit" else _logits(reading, scores, classes, multilabel)
     reading.stop()
@@ -247,7 +251,21 @@ def _check_rows(reading: _Reading, table: Predictions) -> None:
                     f"row {row + FIRST_ROW}: case {case!r} has another {name} than in row {seen_row + FIRST_ROW}; a "
                     f"case has one {name} in all rows"
                 )
+    if not reading.problems:
+        _check_folds(reading, table)
     _check_complete(reading, table, model)
+
+
+def _check_folds(reading: _Reading, table: Predictions) -> None:
+    """Each patient in one fold: what is fitted for a fold uses the patients of the others."""
+    place: dict[str, tuple[int, int]] = {}
+    for row, (patient, fold) in enumerate(zip(table.patient_id.tolist(), table.fold.tolist(), strict=True)):
+        seen_row, seen = place.setdefault(patient, (row, fold))
+        if seen != fold:
+            reading.problems.append(
+                f"row {row + FIRST_ROW}: patient {patient!r} is in fold {fold}, in row {seen_row + FIRST_ROW} in fold "
+                f"{seen}; all cases of a patient belong to one fold"
+            )
 
 
 def _comparable(targets: np.ndarray) -> list[Any]:

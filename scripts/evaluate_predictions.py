@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,24 @@ from archbench.thresholds import Kind, rule_of
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.resamples < 200 or args.comparison_resamples < 200:
+        parser.error("at least 200 resamples are needed")
+    if not 0.5 < args.confidence < 1:
+        parser.error(f"--confidence lies between 0.5 and 1, got {args.confidence}")
+    if args.few_positive_patients < 1 or args.isotonic_patients < 10:
+        parser.error("--few-positive-patients starts at 1, --isotonic-patients at 10")
+    if not 0 <= args.conformal_coverage < 1:
+        parser.error(f"--conformal-coverage lies between 0 and 1, or is 0 for no sets; got {args.conformal_coverage}")
+    wrong = threshold_problems({"thresholds": {"rule": args.threshold_rule, "value": args.threshold_value}})
+    if wrong:
+        parser.error("; ".join(wrong).replace("evaluation.thresholds.value", "--threshold-value"))
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description=__doc__,
@@ -51,19 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clinical-cut", type=int, default=2, help="first class that is referable (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     add_fits(parser)
-    args = parser.parse_args(argv)
-    if args.resamples < 200 or args.comparison_resamples < 200:
-        parser.error("at least 200 resamples are needed")
-    if not 0.5 < args.confidence < 1:
-        parser.error(f"--confidence lies between 0.5 and 1, got {args.confidence}")
-    if args.few_positive_patients < 1 or args.isotonic_patients < 10:
-        parser.error("--few-positive-patients starts at 1, --isotonic-patients at 10")
-    if not 0 <= args.conformal_coverage < 1:
-        parser.error(f"--conformal-coverage lies between 0 and 1, or is 0 for no sets; got {args.conformal_coverage}")
-    wrong = threshold_problems({"thresholds": {"rule": args.threshold_rule, "value": args.threshold_value}})
-    if wrong:
-        parser.error("; ".join(wrong).replace("evaluation.thresholds.value", "--threshold-value"))
-    return args
+    return parser
 
 
 def add_fits(parser: argparse.ArgumentParser) -> None:
@@ -125,8 +132,6 @@ def write_model(
     folder: Path, model: str, rows: Predictions, *, args: argparse.Namespace, origin: dict[str, Any]
 ) -> None:
     """Write the table, the metrics and the calibration of one model."""
-    if model in ("", ".", "..") or "/" in model or "\\" in model:
-        raise ValueError(f"model {model!r} can't name a folder: rename it in the CSV")
     task = get_task(args.task)
     shared = {"resamples": args.resamples, "confidence": args.confidence, "seed": args.seed}
     made_by = {"provenance": provenance(model=model, **origin)}
@@ -152,13 +157,16 @@ def write_model(
 def configuration_of(args: argparse.Namespace, name: str, models: dict[str, Predictions]) -> dict[str, Any]:
     """The study as the report reads it: given predictions, nothing trained."""
     first = next(iter(models.values()))
-    command = f"python scripts/evaluate.py --predictions {args.predictions.name} --task {args.task}"
     return {
         "study": name,
-        "given_predictions": {"file": args.predictions.name, "command": command},
+        "given_predictions": {"file": args.predictions.name, "command": command_of(args)},
         "datasets": {name: {"format": "predictions", "task": args.task, "classes": list(first.classes)}},
-        "models": {model: {} for model in models},
-        "protocol": {"kind": "given", "seeds": sorted(set(first.seed.tolist()))},
+        "models": {model: {"predictions": args.predictions.name} for model in models},
+        "protocol": {
+            "kind": "given",
+            "folds": len(set(first.fold.tolist())),
+            "seeds": sorted(set(first.seed.tolist())),
+        },
         "evaluation": {
             "resamples": args.resamples,
             "comparison_resamples": args.comparison_resamples,
@@ -175,6 +183,17 @@ def configuration_of(args: argparse.Namespace, name: str, models: dict[str, Pred
         "explain": {"cases": 0},
         "ensemble": {"candidates": []},
     }
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command that repeats this one: its file, its task, and every flag that was set."""
+    parser = build_parser()
+    words = ["python", "scripts/evaluate.py", "--predictions", args.predictions.name]
+    for name, value in vars(args).items():
+        if name in ("predictions", "output") or value == parser.get_default(name):
+            continue
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def digest(path: Path) -> str:

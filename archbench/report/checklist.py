@@ -54,7 +54,7 @@ def reporting_checklist(study: StudyResult) -> list[Item]:
     return found
 
 
-def _data(study: StudyResult) -> str:
+def _data_words(study: StudyResult) -> str:
     return " ".join(methods_paragraphs(study)[: len(study.datasets)])
 
 
@@ -62,7 +62,14 @@ def _paragraph(offset: int) -> Answer:
     return lambda study: methods_paragraphs(study)[len(study.datasets) + offset]
 
 
-_protocol, _training, _statistics = _paragraph(0), _paragraph(1), _paragraph(2)
+def _trained_here(answer: Answer) -> Answer:
+    """What only a run that trained its models can say; of given predictions it is the author's."""
+    return lambda study: None if study.configuration.get("given_predictions") else answer(study)
+
+
+_data = _trained_here(_data_words)
+_protocol, _training, _statistics = _trained_here(_paragraph(0)), _trained_here(_paragraph(1)), _paragraph(2)
+_disjoint = _trained_here(lambda study: "Patients: no patient is in two parts of a fold.")
 
 
 def _per_dataset(words: Callable[[DatasetResult], str | None]) -> Answer:
@@ -137,6 +144,9 @@ def _explanation(dataset: DatasetResult) -> str | None:
 
 def _software(study: StudyResult) -> str | None:
     versions = versions_of(study)
+    if study.configuration.get("given_predictions"):
+        used = {name: version for name, version in versions.items() if name in ("python", "numpy", "scikit-learn")}
+        return f"Statistics: {join_names(f'{name} {version}' for name, version in used.items())}." if used else None
     return join_names(f"{name} {version}" for name, version in versions.items()) + "." if versions else None
 
 
@@ -178,12 +188,12 @@ CLAIM: dict[str, tuple[str, Answer | None]] = {
     "18": ("Variability of annotators", None),
     "19": ("Sample size and how it was determined", None),
     "20": ("How data were assigned to partitions", _protocol),
-    "21": ("Level at which partitions are disjoint", lambda study: "Patients: no patient is in two parts of a fold."),
+    "21": ("Level at which partitions are disjoint", _disjoint),
     "22": ("Model, inputs, outputs, layers", _training),
     "23": ("Software and versions", _software),
-    "24": ("Initial weights", _initial),
+    "24": ("Initial weights", _trained_here(_initial)),
     "25": ("Training", _training),
-    "26": ("Selection of the final model", _selection),
+    "26": ("Selection of the final model", _trained_here(_selection)),
     "27": ("Ensembling", _per_dataset(_ensembling)),
     "28": ("Metrics of performance", _statistics),
     "29": ("Uncertainty and significance", _statistics),

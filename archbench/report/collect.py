@@ -269,11 +269,13 @@ def _collect_model(
     missing: dict[str, str] = {}
     metrics = read_optional(folder / "metrics.json", "metrics", missing)
     calibration = read_optional(folder / "calibration.json", "calibration", missing)
-    export = read_optional(folder / "export.json", "export", missing)
+    elsewhere = bool(entry.get("predictions"))  # a CSV of another tool: nothing was to be exported or timed
+    export = None if elsewhere else read_optional(folder / "export.json", "export", missing)
     gradcam = None
     if (config.get("explain") or {}).get("cases", 1):
         gradcam = read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
-    if timing is None or not any(row["model"] == name for row in timing.get("results", [])):
+    timed = timing is not None and any(row["model"] == name for row in timing.get("results", []))
+    if not timed and not elsewhere:
         missing["timing"] = "not timed"
     failed, log = jobs.failure_of(dataset_folder, name) if missing else (False, None)
     return ModelResult(
@@ -294,6 +296,8 @@ def _collect_model(
 
 
 def _expects_ensemble(config: dict[str, Any], folder: Path) -> bool:
+    if ENSEMBLE in config.get("models", {}):  # a model of this name in a CSV is a model like the others
+        return False
     if (folder / ENSEMBLE / "metrics.json").exists():
         return True
     candidates = (config.get("ensemble") or {}).get("candidates")

@@ -13,6 +13,10 @@ from archbench.study_blocks import architecture_of
 from archbench.tasks import TASKS, UNGRADABLE
 
 _DECISIONS = ("tuned", "cut_points", "decision_curve", "conformal")
+_METHODS = {
+    "logit_delong": "an AUROC near 1 or of few patients has the logit interval of clustered DeLong instead",
+    "wilson": "a proportion of 0 or 1 in every draw has Wilson's, with patients as cases",
+}
 _OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 
@@ -100,6 +104,15 @@ def _protocol_paragraph(config: Mapping[str, Any]) -> str:
     protocol = config.get("protocol") or {}
     kind = protocol.get("kind", "cross_validation")
     seeds = protocol.get("seeds") or []
+    plural = "seed" if len(seeds) == 1 else "seeds"
+    listed = join_names(str(s) for s in seeds)
+    if config.get("given_predictions"):
+        folds = int(protocol.get("folds") or 1)
+        parts = f"{folds} folds by patient" if folds > 1 else "one test part"
+        return (
+            f"Predictions of {parts} were given, of the {plural} {listed}. That no tested patient was trained on "
+            "can't be seen from predictions: it is for the authors to say."
+        )
     share = f"{100 * float(protocol.get('validation_fraction') or 0):.0f}\u00a0%"
     split_seed = f" (seed {protocol['split_seed']})" if protocol.get("split_seed") is not None else ""
     if kind == "cross_validation":
@@ -114,8 +127,7 @@ def _protocol_paragraph(config: Mapping[str, Any]) -> str:
         )
     else:
         text = "The folds of the source were used as given."
-    plural = "seed" if len(seeds) == 1 else "seeds"
-    return f"{text} No patient is in two parts. Training used the {plural} {join_names(str(s) for s in seeds)}."
+    return f"{text} No patient is in two parts. Training used the {plural} {listed}."
 
 
 def _training_paragraph(study: StudyResult) -> str:
@@ -198,16 +210,41 @@ def _statistics_paragraph(study: StudyResult) -> str:
     text = (
         f"The primary metric is the {primary}. Intervals ({level}) are percentiles of "
         f"{format_count(evaluation.get('resamples'))} bootstrap draws of patients, stratified by fold, shared by all "
-        "models. Pairs of models were compared by the paired difference over "
+        f"models{_other_intervals(study)}. Pairs of models were compared by the paired difference over "
         f"{format_count(evaluation.get('comparison_resamples'))} draws, p values corrected by Holm over all pairs"
     )
     if margin:
         text += f"; two models are called equivalent if the 90\u00a0% interval of their difference lies inside {margin}"
-    text = (
-        f"{text}. Rank metrics were computed per fold and seed and averaged. Temperatures, and what the ensemble "
-        "learns, were fitted on out-of-fold predictions of other patients."
-    )
-    return " ".join([text, *_decision_sentences(study)])
+    text = f"{text}. Rank metrics were computed per fold and seed and averaged."
+    return " ".join([text, *_fitted_sentence(study), *_decision_sentences(study)])
+
+
+def _other_intervals(study: StudyResult) -> str:
+    """What else stands in the intervals of this run than percentiles of redrawn patients."""
+    records = [
+        record
+        for dataset in study.datasets
+        for model in dataset.evaluated
+        for record in (model.metrics or {}).get("metrics", {}).values()
+    ]
+    methods = {record.get("method") for record in records if record}
+    words = [text for method, text in _METHODS.items() if method in methods]
+    if len((study.configuration.get("protocol") or {}).get("seeds") or []) > 1:
+        words.append("widened in quadrature by the standard error over training seeds")
+    return "".join(f"; {text}" for text in words)
+
+
+def _fitted_sentence(study: StudyResult) -> list[str]:
+    """What was fitted on predictions, none where nothing was."""
+    evaluated = [model for dataset in study.datasets for model in dataset.evaluated]
+    calibrated = any((model.calibration or {}).get("parameters") for model in evaluated)
+    parts = ["calibration"] if calibrated else []
+    parts += ["what the ensemble learns"] if any(d.ensemble and d.ensemble.decision for d in study.datasets) else []
+    if not parts:
+        return []
+    verb = "was" if len(parts) == 1 else "were"
+    said = f"{join_names(parts)} {verb} fitted on out-of-fold predictions of other patients."
+    return [f"{said[0].upper()}{said[1:]}"]
 
 
 def _decision_sentences(study: StudyResult) -> list[str]:

@@ -113,6 +113,8 @@ def _cost_cells(dataset: DatasetResult, model: ModelResult) -> list[Cell]:
         untimed = unexported = untrained = NOT_EVALUATED
     elif model.entry.get("checkpoint"):
         untrained = "given checkpoint, not trained"
+    elif model.entry.get("predictions"):
+        untimed = unexported = untrained = "made elsewhere, only its predictions were given"
     latency = number_cell(cost["latency_ms"], format_ms(cost["latency_ms"]), reason=untimed, sub=speed)
     if dataset.timing_disturbed and latency.reason is None:
         latency = replace(latency, tone="warn")

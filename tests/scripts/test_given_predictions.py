@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,43 @@ def test_a_csv_becomes_a_report_with_the_statistics_of_a_study(studies):
     assert written["metrics"] == again["metrics"] and written["n_patients"] == 60
     rows = list(csv.DictReader((results / "results_table.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == ["net", "other"]
+
+
+def test_nothing_is_said_of_a_training_that_was_not_seen(studies):
+    """Models of other tools: no claim about their patients, weights or epochs, and nothing that they lack."""
+    results = studies / "results" / "improved"
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "something is missing" not in page and "training did not finish" not in page
+    rows = csv.DictReader((results / "results_table.csv").read_text().splitlines())
+    assert {row["status"] for row in rows} == {"complete"}
+    texts = [(results / name).read_text(encoding="utf-8") for name in ("methods.md", "checklist.md")]
+    for text in texts:
+        for claim in ("No patient is in two parts", "no patient is in two parts", "random weights", "epoch was chosen"):
+            assert claim not in text
+    assert "it is for the authors to say" in texts[0] and "3 folds by patient" in texts[0]
+    for item in ("20", "21", "24", "26"):
+        assert re.search(rf"^\| {item} \| [^|]+ \| author must fill \|$", texts[1], re.M), item
+
+
+def test_the_command_on_the_page_repeats_the_flags(tmp_path):
+    from scripts.evaluate_predictions import command_of, parse
+
+    words = ["--predictions", str(tmp_path / "my file.csv"), "--task", "multilabel"]
+    flags = ["--clinical-cut", "1", "--isotonic", "--threshold-rule", "sensitivity", "--threshold-value", "0.9"]
+    command = shlex.split(command_of(parse([*words, *flags, "--output", "elsewhere"])))
+    assert command[:2] == ["python", "scripts/evaluate.py"] and "--output" not in command and "--seed" not in command
+    again = parse(command[2:])
+    assert vars(again) == {**vars(parse([*words, *flags])), "predictions": Path("my file.csv")}
+
+
+def test_one_part_without_folds_claims_no_fit(tmp_path):
+    file = write_csv(tmp_path / "one.csv", {"ensemble": 1.5, "net": 1.0}, change=lambda i, c: [*c[:3], 0, *c[4:]])
+    done = run("evaluate.py", "--predictions", file, "--task", "multiclass", *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    methods = (tmp_path / "results" / "one" / "methods.md").read_text(encoding="utf-8")
+    assert "fitted on out-of-fold" not in methods and "one test part" in methods
+    rows = list(csv.DictReader((tmp_path / "results" / "one" / "results_table.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == ["ensemble", "net"], "a model of this name is a model like the others"
 
 
 def write_labels(path):

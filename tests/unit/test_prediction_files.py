@@ -86,6 +86,8 @@ def test_logits_are_taken_as_they_are(tmp_path):
         ([*ROWS, ROWS[0]], "row 6: case 'c1' of model 'a', seed 1 stands in row 2 already"),
         (ROWS[:3], "model 'b' lacks 1 of 2 cases and seeds, e.g. case 'c2', seed 1"),
         ([], "there are no rows"),
+        (changed(1, "model", "a/b"), "row 3, column model: 'a/b' can't name a folder"),
+        (changed(1, "model", "x" * 300), "can't name a folder; rename the model"),
     ],
 )
 def test_what_is_wrong_is_named_by_row(tmp_path, rows, words):
@@ -104,6 +106,12 @@ def test_what_is_wrong_is_named_by_row(tmp_path, rows, words):
 )
 def test_wrong_headings_are_named(tmp_path, head, words):
     assert any(words in problem for problem in problems(tmp_path, head=head))
+
+
+def test_a_patient_in_two_folds_is_named_by_row(tmp_path):
+    rows = ["c1,p1,a,.7,.2,.1,no,0", "c2,p2,a,.1,.8,.1,1,1", "c3,p1,a,.1,.8,.1,1,1"]
+    found = problems(tmp_path, rows, f"{HEAD},fold")
+    assert found == ["row 4: patient 'p1' is in fold 1, in row 2 in fold 0; all cases of a patient belong to one fold"]
 
 
 def test_a_short_row_and_many_problems(tmp_path):

@@ -13,9 +13,11 @@ import pytest
 from report_fixtures import write_study
 from synthetic_study import SyntheticStudy
 
-from archbench.artifacts import read_json
+from archbench.artifacts import read_json, write_json
 from archbench.report.build import IncompleteStudyError, write_report
+from archbench.report.collect import collect_study
 from archbench.report.labels import spelled
+from archbench.report.methods import methods_markdown
 from archbench.report.page import SECTIONS
 
 EVIL = "<script>alert(1)</script>"
@@ -268,3 +270,23 @@ def test_methods_name_what_ran_not_unset_keys(tmp_path: Path) -> None:
     assert "without a better validation quadratic weighted kappa" in methods
     assert "epochs 4)" in methods
     assert "the predicted class is the mean grade under the predicted probabilities, rounded" in html
+
+
+def test_methods_name_every_kind_of_interval_and_only_fits_that_were_made(tmp_path: Path) -> None:
+    spec = SyntheticStudy(label="intervals", gradcam=False, n_patients=30, ensemble="")
+    configuration, results = write_study(tmp_path, spec)
+    configuration["protocol"]["seeds"] = [1]
+    plain = methods_markdown(collect_study(configuration=configuration, results=results))
+    assert "Wilson" not in plain and "DeLong" not in plain and "quadrature" not in plain
+    assert "Calibration was fitted on out-of-fold predictions of other patients." in plain
+    configuration["protocol"]["seeds"] = [1, 2]
+    for method, file in zip(("wilson", "logit_delong"), sorted(results.glob("*/*/metrics.json")), strict=False):
+        content = read_json(file)
+        next(iter(content["metrics"].values()))["method"] = method
+        write_json(file, content)
+    for file in results.glob("*/*/calibration.json"):
+        write_json(file, {**read_json(file), "parameters": []})
+    text = methods_markdown(collect_study(configuration=configuration, results=results))
+    for words in ("has Wilson's", "logit interval of clustered DeLong", "in quadrature by the standard error over"):
+        assert words in text
+    assert "fitted on out-of-fold" not in text
