@@ -32,6 +32,28 @@ def test_every_key_of_a_profile_is_explained(name):
     assert all(keys.values()), keys
 
 
+@pytest.mark.parametrize("name", ["slurm", "workstation"])
+def test_every_rule_that_runs_a_network_gets_a_gpu(name):
+    """All rules that leave their GPUs to the study; a measurement needs one only on cuda."""
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in sorted((CHECKOUT / "workflow/rules").glob("*.smk")))
+    running = {part.partition(":")[0] for part in re.split(r"^rule ", rules, flags=re.M) if "gpu=STUDY" in part}
+    given = read_yaml(CHECKOUT / "profiles" / name / "config.yaml")["set-resources"]
+    assert {rule for rule, resources in given.items() if resources.get("gpu") == 1} == running - {"time_inference"}
+    assert {"train", "predict", "train_final"} <= running
+
+
+def test_what_is_commented_out_can_be_switched_on(workflow):
+    """Each option that stands behind a # in the profile is one that Snakemake and its plugin know."""
+    text = (CHECKOUT / "profiles/slurm/config.yaml").read_text(encoding="utf-8")
+    options = r"^( *)# ((?:slurm[-_]|constraint|qos|gpu)[a-z_-]*: )"
+    whole, switched = re.subn(options, r"\1\2", text, flags=re.M)
+    assert switched >= 10
+    (workflow.folder / "profiles/whole").mkdir()
+    (workflow.folder / "profiles/whole/config.yaml").write_text(whole, encoding="utf-8")
+    output = workflow.snakemake("--profile", "profiles/whole", "--dry-run").stdout
+    assert "assemble_report" in output and "slurm_account=my_project" in output and "constraint=a100|h100" in output
+
+
 def test_the_example_of_partitions_is_what_the_plugin_reads():
     from snakemake_executor_plugin_slurm.partitions import read_partition_file
 
