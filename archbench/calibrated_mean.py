@@ -6,16 +6,16 @@ temperature of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.members import member_logits
+from archbench.combining import members_to_fit
 from archbench.metrics.metric import Array
-from archbench.out_of_fold import OutOfFold, source_rows
-from archbench.recalibration import fit_platt
-from archbench.temperature import fit_temperature
+from archbench.out_of_fold import OutOfFold
+from archbench.recalibration import shrunk_lines
+from archbench.temperature import minimise_log_loss
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,14 @@ def fit_calibrated_mean(source: OutOfFold, *, applied: Predictions, n_members: i
         TypeError: If `source` is not an OutOfFold.
         LeakError: If a patient of `applied` is among its rows.
     """
-    rows = source_rows(source, applied=applied)
-    each = member_logits(rows, n_members)
-    width = each.shape[2]
-    classes = rows.labels if width == len(rows.labels) else tuple(str(k) for k in range(width))
+    data = members_to_fit(source, applied=applied, n_members=n_members, seed=seed)
     slopes, intercepts = [], []
-    for member in range(n_members):
-        alone = replace(source, rows=rows.having(logits=each[:, member], classes=classes))
-        if width == len(rows.labels):
-            line = fit_platt(alone, applied=applied, seed=seed)
-            slopes.append(line.slope)
-            intercepts.append(line.intercept)
+    for scores in data.scores.swapaxes(0, 1):
+        if data.multilabel:
+            slope, intercept, *_ = shrunk_lines(scores, data.targets, images_per_patient=data.images_per_patient)
         else:
-            found = fit_temperature(alone, applied=applied, seed=seed)
-            slopes.append(np.full(width, 1.0 / found.temperature))
-            intercepts.append(np.zeros(width))
+            slope = np.full(scores.shape[1], 1.0 / minimise_log_loss(scores, data.targets))
+            intercept = np.zeros(scores.shape[1])
+        slopes.append(slope)
+        intercepts.append(intercept)
     return CalibratedMean(np.stack(slopes) / n_members, np.mean(intercepts, axis=0))

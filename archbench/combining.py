@@ -16,6 +16,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.members import member_logits
 from archbench.metrics.metric import Array, log_softmax
+from archbench.metrics.table_rows import distinct
 from archbench.out_of_fold import OutOfFold, source_rows
 
 GREEDY_ROUNDS = 50
@@ -40,12 +41,14 @@ class Members:
         targets: 0, 1 or NaN (N, K) with several labels, else class indices (N,).
         multilabel: Whether labels may occur together.
         group: Group of patients of each row, shape (N,).
+        images_per_patient: Mean number of rows of a patient.
     """
 
     scores: Array
     targets: Array
     multilabel: bool
     group: Array
+    images_per_patient: float
 
 
 def member_scores(rows: Predictions, n_members: int) -> Array:
@@ -67,11 +70,11 @@ def members_to_fit(source: OutOfFold, *, applied: Predictions, n_members: int, s
     if not of_seed.any():
         raise ValueError(f"no out-of-fold rows of seed {seed} (seeds: {np.unique(rows.seed).tolist()})")
     rows, group = rows.select(of_seed), source.group[of_seed]
-    scores = member_scores(rows, n_members)
+    scores, images = member_scores(rows, n_members), len(rows) / distinct(rows.patient_code)
     if scores.shape[2] != len(rows.labels):
-        return Members(scores, rows.y_true, False, group)
+        return Members(scores, rows.y_true, False, group, images)
     certain = np.isin(rows.targets, (0.0, 1.0))  # what a label policy made of an uncertain one is nothing to learn from
-    return Members(scores, np.where(certain, rows.targets, np.nan), True, group)
+    return Members(scores, np.where(certain, rows.targets, np.nan), True, group, images)
 
 
 def log_loss(scores: Array, targets: Array, *, multilabel: bool) -> float:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.label_lines import WEAK_RIDGE, LabelLines
 from archbench.metrics.metric import Array
 from archbench.metrics.table_rows import distinct
 from archbench.out_of_fold import OutOfFold, source_rows
 
 STRONGEST = 1e6  # where slopes differ no more than their errors, all labels get the shared one
 ISOTONIC_PATIENTS = 100
-NEWTON_STEPS = 50
-WEAK_RIDGE = 1e-6
-SMALLEST_STEP = 1e-7
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,28 @@ def fit_platt(source: OutOfFold, *, applied: Predictions, seed: int) -> Platt:
         Platt, 1999, with his smoothed targets, which keep labels without positives finite; the shrinkage is ours.
     """
     rows, _ = label_rows(source, applied=applied, seed=seed)
-    logits, targets = rows.logits.astype(np.float64), rows.targets
-    strength = shrinkage(logits, targets, images_per_patient=len(rows) / distinct(rows.patient_code))
-    slope, intercept, shared = solve_platt(logits, targets, strength)
+    images = len(rows) / distinct(rows.patient_code)
+    slope, intercept, shared, strength = shrunk_lines(rows.logits, rows.targets, images_per_patient=images)
     return Platt(
         labels=rows.labels,
         slope=slope,
         intercept=intercept,
         shared_slope=shared,
         strength=strength,
-        n_cases=(~np.isnan(targets)).sum(axis=0),
+        n_cases=(~np.isnan(rows.targets)).sum(axis=0),
         n_positive_patients=positive_patients(rows),
     )
+
+
+def shrunk_lines(logits: Array, targets: Array, *, images_per_patient: float) -> tuple[Array, Array, float, float]:
+    """Return slopes (L,), intercepts (L,), the shared slope and how strongly slopes were shrunk to it.
+
+    Arguments as in `shrinkage` and `solve_platt`, which this is both of.
+    """
+    lines = LabelLines(logits, targets)
+    free = lines.fit(*lines.start)
+    strength = _shrinkage(lines, free, images_per_patient=images_per_patient)
+    return *_shrunk(lines, free, strength), strength
 
 
 def label_rows(source: OutOfFold, *, applied: Predictions, seed: int) -> tuple[Predictions, Array]:
@@ -120,9 +128,14 @@ def shrinkage(logits: Array, targets: Array, *, images_per_patient: float) -> fl
     Source:
         DerSimonian and Laird, 1986, moments of a random-effects model.
     """
-    cells = _Cells(logits, targets)
-    slope, intercept = cells.newton(*cells.start, centre=1.0, strength=0.0, tied=False)
-    _, _, ss, si, ii = cells.derivatives(cells.at(slope, intercept)[1], intercept)
+    lines = LabelLines(logits, targets)
+    return _shrinkage(lines, lines.fit(*lines.start), images_per_patient=images_per_patient)
+
+
+def _shrinkage(lines: LabelLines, free: tuple[Array, Array], *, images_per_patient: float) -> float:
+    """`shrinkage` from the slopes and intercepts of labels that are not pulled together."""
+    slope, intercept = free
+    _, _, ss, si, ii = lines.derivatives(slope, intercept)
     certain = np.maximum(ss - si**2 / ii, 0.0) / images_per_patient
     total = certain.sum()
     spare = total - (certain**2).sum() / max(total, WEAK_RIDGE)
@@ -141,78 +154,16 @@ def solve_platt(logits: Array, targets: Array, strength: float) -> tuple[Array, 
         targets: 0, 1 or NaN, shape (N, L).
         strength: Penalty on half the squared distance of a slope from the shared one.
     """
-    cells = _Cells(logits, targets)
-    tied = cells.newton(*cells.start, centre=1.0, strength=0.0, tied=True)
-    slope, intercept = cells.newton(*tied, centre=float(tied[0][0]), strength=strength, tied=False)
-    return slope, intercept, float(tied[0][0])
+    lines = LabelLines(logits, targets)
+    return _shrunk(lines, lines.fit(*lines.start), strength)
 
 
-class _Cells:
-    """Logits and smoothed targets by label, (L, N), and Newton's method for all labels at once."""
-
-    def __init__(self, logits: Array, targets: Array) -> None:
-        known = ~np.isnan(targets.T)
-        positives = (targets.T == 1).sum(axis=1)
-        counts = known.sum(axis=1)
-        # Platt's targets: as if one more positive and one more negative case had been seen
-        high, low = (positives + 1.0) / (positives + 2.0), 1.0 / (counts - positives + 2.0)
-        self.logits = np.ascontiguousarray(np.where(known, logits.T, 0.0))
-        self.known = known.astype(np.float64)
-        self.targets = np.where(targets.T == 1, high[:, None], low[:, None]) * self.known
-        share = (self.targets.sum(axis=1) + 0.5) / (counts + 1.0)
-        self.start = np.ones(len(share)), np.log(share / (1.0 - share))
-
-    def at(self, slope: Array, intercept: Array) -> tuple[Array, Array]:
-        """Log loss of each label (L,) and predicted probabilities (L, N), from one exponential a cell."""
-        odds = slope[:, None] * self.logits + intercept[:, None]
-        small = np.exp(-np.abs(odds))
-        certain = np.maximum(odds, 0.0) + np.log1p(small)
-        loss = np.einsum("ln,ln->l", certain, self.known) - np.einsum("ln,ln->l", self.targets, odds)
-        return loss, self.known * np.where(odds >= 0, 1.0, small) / (1.0 + small)
-
-    def derivatives(self, predicted: Array, intercept: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """First derivatives by slope and intercept, and second ones ss, si, ii; shape (L,) each."""
-        residual, curve = predicted - self.targets, predicted * (1.0 - predicted)
-        bent = curve * self.logits
-        return (
-            np.einsum("ln,ln->l", residual, self.logits),
-            residual.sum(axis=1) + WEAK_RIDGE * intercept,
-            np.einsum("ln,ln->l", bent, self.logits) + WEAK_RIDGE,
-            bent.sum(axis=1),
-            curve.sum(axis=1) + WEAK_RIDGE,
-        )
-
-    def newton(
-        self, slope: Array, intercept: Array, *, centre: float, strength: float, tied: bool
-    ) -> tuple[Array, Array]:
-        """Minimise the loss plus the pull to the centre, halving steps until they help; `tied` makes slopes one."""
-
-        def penalised(slope: Array, intercept: Array) -> tuple[Array, Array]:
-            cells, predicted = self.at(slope, intercept)
-            cells = cells + 0.5 * strength * (slope - centre) ** 2 + 0.5 * WEAK_RIDGE * intercept**2
-            return (np.full(len(cells), cells.sum()) if tied else cells), predicted
-
-        current, predicted = penalised(slope, intercept)
-        for _ in range(NEWTON_STEPS):
-            of_slope, of_intercept, ss, si, ii = self.derivatives(predicted, intercept)
-            of_slope, ss = of_slope + strength * (slope - centre), ss + strength
-            reduced, remaining = ss - si**2 / ii, of_slope - si * of_intercept / ii  # the intercept eliminated
-            if tied:
-                reduced, remaining = np.full(len(ss), reduced.sum()), np.full(len(ss), remaining.sum())
-            step = remaining / np.maximum(reduced, WEAK_RIDGE)
-            shift = (of_intercept - si * step) / ii
-            if max(np.abs(step).max(), np.abs(shift).max()) < SMALLEST_STEP:
-                break
-            size = np.ones(len(slope))
-            for _ in range(30):
-                found, reached = penalised(slope - size * step, intercept - size * shift)
-                worse = found > current + 1e-9 * np.abs(current)
-                if not worse.any():
-                    break
-                size[worse] *= 0.5
-            slope, intercept = slope - size * step, intercept - size * shift
-            current, predicted = found, reached
-        return slope, intercept
+def _shrunk(lines: LabelLines, free: tuple[Array, Array], strength: float) -> tuple[Array, Array, float]:
+    """`solve_platt` from the slopes and intercepts of labels that are not pulled together."""
+    slope, intercept = free
+    tied = lines.fit(np.full(len(slope), slope.mean()), intercept, tied=True)
+    shared = float(tied[0][0])
+    return *lines.fit(*tied, centre=shared, strength=strength), shared
 
 
 @dataclass(frozen=True)
