@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 COMBINATIONS = {
@@ -22,25 +22,25 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is written from.
+    """What a card is written from: what the study knows, then what the bundle itself does.
 
     Attributes:
-        content: bundle.json.
         metrics, calibration, audit: The stages' files of this model and dataset.
         configuration: The resolved study.
         licences: Start weights of each member and their licence.
-        checked: What `check_runner` found.
+        content: bundle.json.
+        checked: What the runner's repetition of the study found of each network.
         sums: (name, SHA-256) of the bundle's files but the card.
     """
 
-    content: Mapping[str, Any]
     metrics: Mapping[str, Any]
     calibration: Mapping[str, Any]
     audit: Mapping[str, Any]
     configuration: Mapping[str, Any]
     licences: Mapping[str, str]
-    checked: Sequence[Mapping[str, Any]]
-    sums: Sequence[tuple[str, str]]
+    content: Mapping[str, Any] = field(default_factory=dict)
+    checked: Sequence[Mapping[str, Any]] = ()
+    sums: Sequence[tuple[str, str]] = ()
 
 
 def section(title: str, text: str) -> str:
@@ -54,7 +54,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def of_fold(facts: Facts) -> list[str]:
+def limits(facts: Facts, doubt: str) -> str:
+    """Return what the bundle must not be taken for.
+
+    Args:
+        doubt: What its answers don't say of their own certainty.
+    """
+    warnings = list(dict.fromkeys([*facts.metrics.get("warnings", []), *facts.audit.get("warnings", [])]))
+    lines = [
+        "not a medical device; nothing here was tested on patients of another hospital, camera or scanner",
+        "the figures hold for images like those of the data below, prepared as described below",
+        doubt,
+        *_of_fold(facts),
+        *warnings,
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _of_fold(facts: Facts) -> list[str]:
     """Return which of several trained networks is in the bundle, and what the figures are of."""
     members = facts.content["members"]
     if len(facts.metrics.get("folds", [])) * len(facts.metrics.get("seeds", [])) < 2:

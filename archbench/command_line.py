@@ -21,16 +21,52 @@ def stage_parser(description: str | None, *, model: bool = False) -> argparse.Ar
     return parser
 
 
-def checkpoint_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of scripts that run a model's trained networks on the cases of their folds."""
+def cases_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that read a dataset's cases for one model."""
     parser = stage_parser(description, model=True)
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--folds", required=True)
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def checkpoint_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that run a model's trained networks on the cases of their folds."""
+    parser = cases_parser(description)
     parser.add_argument(
         "--checkpoint", nargs="+", required=True, help="fold:seed:weights of every fold and seed, in order"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def learning_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that let networks learn."""
+    parser = cases_parser(description)
+    parser.add_argument("--weights", help="safetensors file to start from")
+    parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
+    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
+    return parser
+
+
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that train one network and keep it."""
+    parser = learning_parser(description)
+    parser.add_argument("--state", required=True, help="where the resumable state is kept")
+    parser.add_argument("--best", required=True, help="weights to write (safetensors)")
+    parser.add_argument("--history", required=True, help="history to write (CSV)")
+    parser.add_argument("--settings", required=True, help="settings to write (JSON)")
+    return parser
+
+
+def bundle_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of scripts that put a model into a bundle."""
+    parser = stage_parser(description, model=True)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--audit", required=True)
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--zip", required=True, help="zip to write")
     return parser
 
 

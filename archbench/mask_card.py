@@ -6,14 +6,16 @@ from archbench.card_sections import (
     Facts,
     data,
     files,
+    limits,
     networks,
-    of_fold,
     origin,
     preprocessing,
     record_cells,
     section,
     table,
 )
+
+DOUBT = "a structure is drawn where it is likelier than all others: the masks carry no measure of doubt"
 
 
 def mask_card(facts: Facts) -> str:
@@ -25,7 +27,7 @@ def mask_card(facts: Facts) -> str:
     sections = [
         f"# {facts.content['name']}\n\n{_opening(facts)}",
         section("Use", _use(facts)),
-        section("Limits", _limits(facts)),
+        section("Limits", limits(facts, DOUBT)),
         section("Data", data(facts)),
         section("Networks", networks(facts)),
         section("Preprocessing", _slices(facts) + preprocessing(facts) + _back()),
@@ -62,18 +64,6 @@ def _use(facts: Facts) -> str:
         f"`BUNDLE` is this folder or its zip. {what}, and `masks.csv` with the {size} of each structure.\n\n"
         + table(["structure", "value in the mask"], rows)
     )
-
-
-def _limits(facts: Facts) -> str:
-    warnings = list(dict.fromkeys([*facts.metrics.get("warnings", []), *facts.audit.get("warnings", [])]))
-    lines = [
-        "not a medical device; nothing here was tested on patients of another hospital, camera or scanner",
-        "the figures hold for images like those of the data below, prepared as described below",
-        "a structure is drawn where it is likelier than all others: the masks carry no measure of doubt",
-        *of_fold(facts),
-        *warnings,
-    ]
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _slices(facts: Facts) -> str:

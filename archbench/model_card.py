@@ -9,8 +9,8 @@ from archbench.card_sections import (
     Facts,
     data,
     files,
+    limits,
     networks,
-    of_fold,
     origin,
     preprocessing,
     record_cells,
@@ -18,6 +18,7 @@ from archbench.card_sections import (
     table,
 )
 
+DOUBT = "probabilities and thresholds hold for the share of each class in that data; elsewhere they shift"
 DECISIONS = {
     "argmax": "the likeliest class",
     "expected_grade": "the mean grade by the uncalibrated probabilities, rounded",
@@ -38,7 +39,7 @@ def model_card(facts: Facts) -> str:
     sections = [
         f"# {content['name']}\n\n{_opening(facts)}",
         section("Use", _use()),
-        section("Limits", _limits(facts)),
+        section("Limits", limits(facts, DOUBT)),
         section("Data", data(facts)),
         section("Networks", networks(facts)),
         section("Preprocessing", preprocessing(facts)),
@@ -71,18 +72,6 @@ def _use() -> str:
         "`BUNDLE` is this folder or its zip. `probability_*` are the networks' own, `calibrated_*` the calibrated "
         "probabilities; `label` follows the decision rule below."
     )
-
-
-def _limits(facts: Facts) -> str:
-    warnings = list(dict.fromkeys([*facts.metrics.get("warnings", []), *facts.audit.get("warnings", [])]))
-    lines = [
-        "not a medical device; nothing here was tested on patients of another hospital, camera or scanner",
-        "the figures hold for images like those of the data below, prepared as described below",
-        "probabilities and thresholds hold for the share of each class in that data; elsewhere they shift",
-        *of_fold(facts),
-        *warnings,
-    ]
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _metrics(facts: Facts) -> str:

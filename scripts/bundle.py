@@ -7,14 +7,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import provenance, read_json, read_predictions, read_table, write_text
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.artifacts import provenance, read_json, read_predictions, read_table
+from archbench.command_line import bundle_parser, label_progress, run
 from archbench.config import Study, load_study
 from archbench.image_cache import open_cache
 from archbench.tasks import get_task
@@ -25,39 +23,48 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from archbench.bundle import MemberSource
+    from archbench.bundle_files import Images
+    from archbench.card_sections import Facts
     from archbench.deployed_ensemble import Recipe
 
 
 def main(argv: list[str] | None = None) -> int:
     """Collect, let the runner check, write."""
+    from archbench import model_card
+    from archbench.bundle import check_runner
+    from archbench.bundle_files import read_images, write_expected
+    from archbench.bundle_writer import Kind, write_bundle
+
     arguments = _parse(argv)
     label_progress(f"bundle {arguments.dataset}/{arguments.model}")
     study = load_study(arguments.study)
     members = [_member(study, arguments.dataset, *entry.split(":", 3)) for entry in arguments.member]
-    folder = Path(arguments.output)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        _write(study, arguments, members, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    recipe = _recipe(study, arguments.decision)
+    if recipe is not None:
+        members = _chosen(members, recipe.members)
+    manifest, metadata = read_table(arguments.manifest)
+    images = read_images(manifest, metadata["root"])
+    kind = Kind(
+        fill=lambda folder: _fill(
+            study, arguments, members, recipe, folder, images=images, phantom=bool(metadata.get("phantom"))
+        ),
+        check=lambda folder: check_runner(folder, members, images),
+        answer=write_expected,
+        card=model_card.model_card,
+    )
+    write_bundle(Path(arguments.output), Path(arguments.zip), kind, _known(study, arguments, members))
     return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--precision", default="fp32")
+    parser = bundle_parser(__doc__)
     parser.add_argument(
         "--member", nargs="+", required=True, help="name:export.json:image cache pointer:prediction table"
     )
     parser.add_argument("--predictions", required=True, help="prediction table of the model or ensemble")
     parser.add_argument("--decision", help="decision.json of the ensemble")
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--audit", required=True)
     parser.add_argument("--metrics", required=True)
     parser.add_argument("--calibration", required=True)
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--zip", required=True, help="zip to write")
     return parser.parse_args(argv)
 
 
@@ -105,39 +112,17 @@ def _volume_steps(study: Study, dataset: str, name: str) -> dict[str, Any]:
     return describe_volume_steps(preparation, max_voxels=study.audit.max_pixels)
 
 
-def _write(study: Study, arguments: argparse.Namespace, members: list[MemberSource], folder: Path) -> None:
-    from archbench import bundle, bundle_files, card_sections, model_card
+def _known(study: Study, arguments: argparse.Namespace, members: list[MemberSource]) -> Facts:
+    from archbench.bundle_writer import licences
+    from archbench.card_sections import Facts
 
-    recipe = _recipe(study, arguments.decision)
-    if recipe is not None:
-        members = _chosen(members, recipe.members)
-    manifest, metadata = read_table(arguments.manifest)
-    images = bundle_files.read_images(manifest, metadata["root"])
-    content = _content(study, arguments, members, recipe, folder)
-    example = bundle.checked_rows(members[0])[0][0] if metadata.get("phantom") else None
-    masked = study.datasets[arguments.dataset].preprocessing.mask_focus != "none"
-    volume = study.datasets[arguments.dataset].volumes is not None
-    largest = max(study.image_size(member.name) for member in members)
-    content["example"] = bundle_files.add_example(folder, example, images, size=largest, masked=masked, volume=volume)
-    bundle_files.write_content(folder, content)
-    bundle_files.write_sums(folder)
-    checked = bundle.check_runner(folder, members, images)
-    bundle_files.write_expected(folder)
-    card = card_sections.Facts(
-        content=read_json(folder / "bundle.json"),
+    return Facts(
         metrics=read_json(arguments.metrics),
         calibration=read_json(arguments.calibration),
         audit=read_json(arguments.audit),
         configuration=study.model_dump(mode="json"),
-        licences={member.name: _licence(study, member.name) for member in members},
-        checked=checked,
-        sums=bundle_files.write_sums(folder),
+        licences=licences(study.models, [member.name for member in members]),
     )
-    write_text(folder / "MODEL_CARD.md", model_card.model_card(card))
-    bundle_files.write_sums(folder)
-    bundle_files.write_zip(folder, Path(arguments.zip), name=content["name"])
-    size = Path(arguments.zip).stat().st_size / 2**20
-    print(f"{folder} and {arguments.zip} ({size:.1f} MiB)", file=sys.stderr)
 
 
 def _recipe(study: Study, decision: str | None) -> Recipe | None:
@@ -158,6 +143,31 @@ def _chosen(members: list[MemberSource], names: Sequence[str]) -> list[MemberSou
     if strangers:
         raise ValueError(f"the ensemble's member '{strangers[0]}' is no model of this study, so it can't be bundled")
     return [by_name[name] for name in names]
+
+
+def _fill(
+    study: Study,
+    arguments: argparse.Namespace,
+    members: list[MemberSource],
+    recipe: Recipe | None,
+    folder: Path,
+    *,
+    images: Images,
+    phantom: bool,
+) -> dict[str, Any]:
+    """Put networks and example into the folder and return the content of bundle.json."""
+    from archbench import bundle, bundle_files
+
+    content, dataset = _content(study, arguments, members, recipe, folder), study.datasets[arguments.dataset]
+    content["example"] = bundle_files.add_example(
+        folder,
+        bundle.checked_rows(members[0])[0][0] if phantom else None,
+        images,
+        size=max(study.image_size(member.name) for member in members),
+        masked=dataset.preprocessing.mask_focus != "none",
+        volume=dataset.volumes is not None,
+    )
+    return content
 
 
 def _content(
@@ -208,13 +218,6 @@ def _content(
             study=study.study, dataset=dataset, model=arguments.model, config_hash=study.hash, code=arguments.code
         ),
     }
-
-
-def _licence(study: Study, model: str) -> str:
-    from archbench.bundle_network import licence_of
-
-    entry = study.models[model]
-    return licence_of(entry.architecture, weights=entry.weights, checkpoint=entry.checkpoint)
 
 
 if __name__ == "__main__":

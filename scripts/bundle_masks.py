@@ -7,13 +7,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archbench.artifacts import provenance, read_json, read_table, write_text
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.artifacts import provenance, read_json, read_table
+from archbench.command_line import bundle_parser, label_progress, run
 from archbench.config import Study, load_study
 from archbench.dataset_checks import data_root
 from archbench.datasets import SourceSettings
@@ -24,35 +22,46 @@ if TYPE_CHECKING:
     import argparse
 
     from archbench.bundle_network import NetworkSource
+    from archbench.card_sections import Facts
     from archbench.mask_bundle import SourceImage
 
 
 def main(argv: list[str] | None = None) -> int:
     """Collect, let the runner check, write."""
+    from archbench import mask_bundle, mask_card
+    from archbench.bundle_writer import Kind, write_bundle
+
     arguments = _parse(argv)
     label_progress(f"bundle {arguments.dataset}/{arguments.model}")
-    study, folder = load_study(arguments.study), Path(arguments.output)
+    study = load_study(arguments.study)
     network = _network(study, arguments)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        _write(study, arguments, network, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    manifest, metadata = read_table(arguments.manifest)
+    images = _images(study, arguments.dataset, manifest, Path(metadata["root"]))
+    studied = mask_bundle.study_masks(Path(arguments.masks), fold=int(network.account["fold"]), seed=network.seed)
+    shown = min(studied.files, default=None) if metadata.get("phantom") else None
+    kind = Kind(
+        fill=lambda folder: _fill(
+            study,
+            arguments,
+            network,
+            folder,
+            scans="volume" in manifest.column_names,
+            phantom=images[shown].path if shown else None,
+        ),
+        check=lambda folder: [mask_bundle.check_masks(folder, network, studied, images)],
+        answer=mask_bundle.write_example_mask,
+        card=mask_card.mask_card,
+    )
+    write_bundle(Path(arguments.output), Path(arguments.zip), kind, _known(study, arguments))
     return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
-    parser.add_argument("--precision", default="fp32")
+    parser = bundle_parser(__doc__)
     parser.add_argument("--account", required=True, help="export.json of the model")
     parser.add_argument("--cache", required=True, help="pointer file of the image cache")
     parser.add_argument("--masks", required=True, help="what the rule segment wrote of the model")
     parser.add_argument("--scores", required=True, help="what the rule score_masks wrote of the dataset")
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--audit", required=True)
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--zip", required=True, help="zip to write")
     return parser.parse_args(argv)
 
 
@@ -78,36 +87,17 @@ def _network(study: Study, arguments: argparse.Namespace) -> NetworkSource:
     )
 
 
-def _write(study: Study, arguments: argparse.Namespace, network: NetworkSource, folder: Path) -> None:
-    from archbench import bundle_files, card_sections, mask_bundle, mask_card
+def _known(study: Study, arguments: argparse.Namespace) -> Facts:
+    from archbench.bundle_writer import licences
+    from archbench.card_sections import Facts
 
-    manifest, metadata = read_table(arguments.manifest)
-    images = _images(study, arguments.dataset, manifest, Path(metadata["root"]))
-    content = _content(study, arguments, network, folder, scans="volume" in manifest.column_names)
-    studied = mask_bundle.study_masks(
-        Path(arguments.masks), fold=int(network.account["fold"]), seed=int(network.account["seed"])
-    )
-    shown = min(studied.files, default=None) if metadata.get("phantom") else None
-    content["example"] = _add_example(study, arguments.model, content, folder, images[shown].path if shown else None)
-    bundle_files.write_content(folder, content)
-    bundle_files.write_sums(folder)
-    mask_bundle.write_example_mask(folder)
-    bundle_files.write_sums(folder)
-    checked = mask_bundle.check_masks(folder, network, studied, images)
-    card = card_sections.Facts(
-        content=read_json(folder / "bundle.json"),
+    return Facts(
         metrics=_metrics(arguments),
         calibration={},
         audit=read_json(arguments.audit),
         configuration=study.model_dump(mode="json"),
-        licences={arguments.model: _licence(study, arguments.model)},
-        checked=[checked],
-        sums=bundle_files.write_sums(folder),
+        licences=licences(study.models, [arguments.model]),
     )
-    write_text(folder / "MODEL_CARD.md", mask_card.mask_card(card))
-    bundle_files.write_sums(folder)
-    bundle_files.write_zip(folder, Path(arguments.zip), name=content["name"])
-    print(f"{folder} and {arguments.zip} ({Path(arguments.zip).stat().st_size / 2**20:.1f} MiB)", file=sys.stderr)
 
 
 def _images(study: Study, dataset: str, manifest: Any, root: Path) -> dict[str, SourceImage]:
@@ -133,6 +123,21 @@ def _images(study: Study, dataset: str, manifest: Any, root: Path) -> dict[str, 
         case: SourceImage(scans[scan], slice_index(file))
         for case, file, scan in zip(cases, files, of_slice, strict=True)
     }
+
+
+def _fill(
+    study: Study,
+    arguments: argparse.Namespace,
+    network: NetworkSource,
+    folder: Path,
+    *,
+    scans: bool,
+    phantom: Path | None,
+) -> dict[str, Any]:
+    """Put network and example into the folder and return the content of bundle.json."""
+    content = _content(study, arguments, network, folder, scans=scans)
+    content["example"] = _add_example(study, arguments.model, content, folder, phantom)
+    return content
 
 
 def _content(
@@ -187,13 +192,6 @@ def _metrics(arguments: argparse.Namespace) -> dict[str, Any]:
     summary = read_json(Path(arguments.scores) / "summary.json")
     shared = {name: summary[name] for name in ("n_cases", "n_patients", "warnings")}
     return {**summary["models"][arguments.model], **shared, "tolerance_mm": summary["settings"]["tolerance_mm"]}
-
-
-def _licence(study: Study, model: str) -> str:
-    from archbench.bundle_network import licence_of
-
-    entry = study.models[model]
-    return licence_of(entry.architecture, weights=entry.weights, checkpoint=entry.checkpoint)
 
 
 if __name__ == "__main__":

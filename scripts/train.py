@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from archbench.artifacts import provenance, read_json, write_json, write_text
 from archbench.cases import Cases, read_cases
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.command_line import label_progress, run, training_parser
 from archbench.config import Study, load_study, settings_hash
 from archbench.interruption import INTERRUPTED_EXIT_CODE, Interrupted, leaving_on_signals
 
@@ -46,21 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
+    parser = training_parser(__doc__)
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
-    parser.add_argument("--weights", help="safetensors file to start from")
-    parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
-    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--tuned", help="result of the hyper-parameter search whose values override the recipe")
-    parser.add_argument("--state", required=True, help="where the resumable state is kept")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--best", required=True, help="weights to write (safetensors)")
-    parser.add_argument("--history", required=True, help="history to write (CSV)")
-    parser.add_argument("--settings", required=True, help="settings to write (JSON)")
     return parser.parse_args(argv)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from archbench.artifacts import provenance, write_json
 from archbench.cases import Cases, read_cases
-from archbench.command_line import label_progress, run, stage_parser
+from archbench.command_line import label_progress, learning_parser, run
 from archbench.config import Study, load_study, settings_hash
 from archbench.recipe_checks import metric_mode, recipe_values
 
@@ -37,16 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = stage_parser(__doc__, model=True)
+    parser = learning_parser(__doc__)
     parser.add_argument("--fold", type=int, required=True)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--folds", required=True)
-    parser.add_argument("--cache", required=True, help="pointer file of the image cache")
-    parser.add_argument("--weights", help="safetensors file to start from")
-    parser.add_argument("--features", help="pointer file of cached features (frozen backbone)")
-    parser.add_argument("--prompts", help="table of prompts (prompted networks)")
     parser.add_argument("--storage", required=True, type=Path, help="SQLite file of the search")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worker", type=int, default=0, help="number of this worker")
     parser.add_argument("--done", help="file to write when this worker finds the budget used up")
     parser.add_argument("--result", type=Path, help="account of the search to write (JSON)")

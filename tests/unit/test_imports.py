@@ -120,6 +120,7 @@ SHARED = (
     "archbench.bundle_files",
     "archbench.bundle_network",
     "archbench.card_sections",
+    "archbench.bundle_writer",
     "archbench.model_card",
     "archbench.mask_card",
     "archbench.ensemble_members",
@@ -182,7 +183,7 @@ TORCH_FREE = (
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checkpoints", "checksums", "interruption", "gpu_slots", "memory", "cache_folder", "volume_cache"),
     *("hub", "architecture_table", "bundle", "bundle_files", "deployed_ensemble", "deployment_fits", "model_card"),
-    *("bundle_network", "card_sections", "mask_bundle", "mask_card"),
+    *("bundle_network", "card_sections", "bundle_writer", "mask_bundle", "mask_card"),
     "leaderboard",
     *("onnx_session", "onnx_files", "onnx_runner", "parity", "quantization", "export_ladder", "onnx_variants"),
 )
