@@ -30,6 +30,15 @@ class Resampling:
     delta: float | None = None
     folds: Mapping[str, int] | None = None
 
+    def settings(self) -> dict[str, Any]:
+        """Return what a summary says of them."""
+        return {
+            "confidence": self.confidence,
+            "resamples": self.resamples,
+            "comparison_resamples": self.comparison_resamples,
+            "seed": self.seed,
+        }
+
 
 def mask_summary(
     results: Sequence[CaseResult],

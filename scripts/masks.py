@@ -20,17 +20,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from archbench.artifacts import provenance, write_json, write_text
+from archbench.artifacts import provenance, write_text
 from archbench.command_line import run
 from archbench.mask_checks import Labels, usable_cases
-from archbench.mask_evaluation import examples, warnings_of
+from archbench.mask_evaluation import warnings_of
 from archbench.mask_files import suffix_of
 from archbench.mask_measurement import CaseResult, case_table, measure
-from archbench.mask_pairs import MaskCase, Problem, image_of, list_masks, missing_images, pair_masks, read_patients
+from archbench.mask_pairs import Problem, image_of, list_masks, missing_images, pair_masks, read_patients
 from archbench.mask_summary import Resampling, mask_summary
 from archbench.report.mask_page import MaskSection, render_mask_page
-from archbench.report.mask_pictures import write_overlay
-from archbench.report.mask_tables import pairs_csv, results_csv, to_text
+from archbench.report.mask_pictures import write_overlays
+from archbench.report.mask_tables import to_text, write_summary
 
 PROGRESS_SECONDS = 5.0
 MOST_WORKERS = 4
@@ -118,13 +118,18 @@ def main(argv: list[str] | None = None) -> int:
         progress=progress_of(len(cases), every=args.verbose),
     )
     summary = summary_of(args, folders, labels, problems, results)
-    overlays = draw_overlays(args, cases, labels, results)
     output = args.output_dir
+    images = list_masks(args.image_dir, "images")[0] if args.image_dir else {}
+    overlays = write_overlays(
+        output,
+        results,
+        cases,
+        images=lambda case: image_of(case, images),
+        scored=labels.scored,
+        spacing_mm=lambda case: args.spacing_mm,
+    )
     write_text(output / "per_case.csv", case_table(results))
-    write_text(output / "results.csv", results_csv(summary))
-    write_text(output / "comparison.csv", pairs_csv(summary))
-    write_text(output / "comparison.txt", to_text(summary))
-    write_json(output / "summary.json", summary)
+    write_summary(output, summary)
     shown = MaskSection(args.seg_dir.name, {**summary, "overlays": overlays}, output)
     page = render_mask_page([shown], title=summary["settings"]["name"], command=args.command)
     write_text(output / "report.html", page)
@@ -203,10 +208,7 @@ def summary_of(
             "foreground": args.foreground,
             "tolerance_mm": args.tolerance_mm,
             "spacing_mm": args.spacing_mm,
-            "confidence": args.confidence,
-            "resamples": args.resamples,
-            "comparison_resamples": args.comparison_resamples,
-            "seed": args.seed,
+            **drawing.settings(),
         },
         **found,
         "failures": [vars(problem) for problem in problems],
@@ -233,29 +235,6 @@ def spacing_note(args: argparse.Namespace, results: Sequence[CaseResult]) -> lis
 def truths(args: argparse.Namespace) -> list[Path]:
     """Files of the true masks."""
     return list(list_masks(args.seg_dir, "truth")[0].values())
-
-
-def draw_overlays(
-    args: argparse.Namespace, cases: Sequence[MaskCase], labels: Labels, results: Sequence[CaseResult]
-) -> list[dict[str, Any]]:
-    """Best, median and worst case of each tool as pictures below overlays/."""
-    by_name = {case.name: case for case in cases}
-    images = list_masks(args.image_dir, "images")[0] if args.image_dir else {}
-    drawn = []
-    for example in examples(results):
-        case = by_name[example.case]
-        stem = re.sub(r"[^\w.-]+", "_", example.tool)
-        file = Path("overlays") / f"{stem}-{example.kind}.png"
-        note = write_overlay(
-            args.output_dir / file,
-            truth=case.truth,
-            prediction=case.predictions[example.tool],
-            image=image_of(example.case, images),
-            scored=labels.scored,
-            spacing_mm=args.spacing_mm,
-        )
-        drawn.append({**vars(example), "file": file.as_posix(), "note": note})
-    return drawn
 
 
 def digest(command: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from archbench.artifacts import atomic_path
+from archbench.mask_evaluation import examples
 from archbench.mask_files import Mask, read_mask, read_picture
+from archbench.mask_measurement import CaseResult
+from archbench.mask_pairs import MaskCase
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -17,6 +21,39 @@ Array = np.ndarray[Any, np.dtype[Any]]
 COLOURS = {"agreement": "#009E73", "missed": "#D55E00", "false": "#56B4E9", "other label": "#CC79A7"}
 SIDE = 360  # pixels of the longer side
 OPACITY = 0.6
+
+
+def write_overlays(
+    output: Path,
+    results: Sequence[CaseResult],
+    cases: Sequence[MaskCase],
+    *,
+    images: Callable[[str], Path | None],
+    scored: Mapping[str, int | None],
+    spacing_mm: Callable[[str], Sequence[float] | None],
+) -> list[dict[str, Any]]:
+    """Draw best, median and worst case of each tool below overlays/, and return what summary.json says of them.
+
+    Args:
+        images: The image of a case, to draw over.
+        spacing_mm: Of a case whose files lack one.
+    """
+    by_name = {(case.name, case.seed): case for case in cases}
+    drawn = []
+    for example in examples(results):
+        case = by_name[example.case, example.seed]
+        stem = re.sub(r"[^\w.-]+", "_", example.tool)
+        file = Path("overlays") / f"{stem}-{example.kind}.png"
+        note = write_overlay(
+            output / file,
+            truth=case.truth,
+            prediction=case.predictions[example.tool],
+            image=images(example.case),
+            scored=scored,
+            spacing_mm=spacing_mm(example.case),
+        )
+        drawn.append({**vars(example), "file": file.as_posix(), "note": note})
+    return drawn
 
 
 def write_overlay(

@@ -6,8 +6,10 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from archbench.artifacts import write_json, write_text
 from archbench.report.cells import Cell, Column, Table, number_cell, record_cell
 from archbench.report.labels import format_interval, format_p, format_share, format_value, metric_label
 
@@ -181,6 +183,14 @@ def pairs_csv(summary: Mapping[str, Any]) -> str:
                 values = {**pair, "label": structure, "metric": metric, "primary": "yes" if primary else "no"}
                 rows.append([values[key] if primary or key != "verdict" else "" for key in PAIR_COLUMNS])
     return _csv([list(PAIR_COLUMNS), *rows])
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a summary of masks as JSON, its results and comparisons as CSV, and all of it as text."""
+    write_text(folder / "results.csv", results_csv(summary))
+    write_text(folder / "comparison.csv", pairs_csv(summary))
+    write_text(folder / "comparison.txt", to_text(summary))
+    write_json(folder / "summary.json", summary)
 
 
 def _csv(rows: list[list[Any]]) -> str:

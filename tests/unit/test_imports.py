@@ -133,6 +133,7 @@ SHARED = (
     "archbench.mask_evaluation",
     "archbench.mask_summary",
     "archbench.slice_scores",
+    "archbench.mask_results",
     "archbench.mask_parity",
 )
 STAGES = (
@@ -178,7 +179,7 @@ TORCH_FREE = (
     *("resampling", "delong", "significance", "out_of_fold", "label_lines", "recalibration"),
     *("reliability", "thresholds", "combining", "label_stacking", "neural_stacking", "adoption", "conformal"),
     *("mask_files", "mask_pairs", "mask_checks", "mask_measurement", "mask_stacks", "tested_masks", "slice_scores"),
-    *("mask_evaluation", "mask_summary", "mask_parity"),
+    *("mask_evaluation", "mask_summary", "mask_results", "mask_parity"),
     *("prediction_files", "case_comparison", "auroc_tests", "proportions", "calibrated_mean"),
     *("ensemble_members", "ensemble_candidates", "ensemble_diagnostics", "ensemble_choice", "ensemble_record"),
     *("checkpoints", "checksums", "interruption", "gpu_slots", "memory", "cache_folder", "volume_cache"),
