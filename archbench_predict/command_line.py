@@ -18,7 +18,7 @@ from archbench_predict.mask_command import check_mask_options, find_mask_images,
 from archbench_predict.mask_predictor import MaskPredictor
 from archbench_predict.network import usable_cores
 from archbench_predict.predictor import Inputs, Predictor
-from archbench_predict.records import FORMATS, open_writer, to_records
+from archbench_predict.records import FORMATS, open_writer, to_records, write_answers
 from archbench_predict.sources import SUFFIXES, Columns, Item, SourceError, find_images, mask_of
 from archbench_predict.streaming import stream
 from archbench_predict.volume_metadata import SUFFIXES as VOLUME_SUFFIXES
@@ -154,7 +154,6 @@ def _predict_all(
     report: Callable[[int, int], None],
 ) -> int:
     declared = read_declared(arguments.metadata) if arguments.metadata else {}
-    failed = 0
     content = predictor.bundle.content
     fitted = {"calibrated": content["calibration"]["method"] != "none", "tuned": content.get("cut_points") is not None}
     answers = stream(
@@ -167,22 +166,15 @@ def _predict_all(
     )
     kind = {"top": bool(arguments.top), "challenge": arguments.challenge}
     with open_writer(arguments.out, predictor.task, **fitted, **kind) as writer:
-        for done, (item, answer) in enumerate(_finite(answers), start=1):
-            error = str(answer) if isinstance(answer, ImageError) else None
-            if error is not None:
-                failed += 1
-                print(f"{item.path or item.case_id}: {error}", file=sys.stderr)
-            writer.write(item, None if isinstance(answer, ImageError) else answer, error)
-            report(done, failed)
+        failed = write_answers(_finite(answers), writer, report)
     print(f"{total - failed} of {total} {predictor.bundle.unit} predicted: {arguments.out}", file=sys.stderr)
     return failed
 
 
 def _prepare(predictor: Predictor, masks: str | None, declared: Mapping[str, Declared], item: Item) -> Inputs:
-    if not item.path:
-        raise ImageError("missing_file", "the table names no image")
-    facts = declared.get(stem(item.path))
-    return predictor.prepare(item.path, mask_of(item, masks) if masks else None, facts)
+    path = item.file()
+    facts = declared.get(stem(path))
+    return predictor.prepare(path, mask_of(item, masks) if masks else None, facts)
 
 
 def _finite(answers: Iterable[tuple[Item, Any]]) -> Iterable[tuple[Item, Any]]:

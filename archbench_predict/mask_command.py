@@ -11,7 +11,7 @@ from archbench_predict.bundle import Bundle
 from archbench_predict.images import ImageError
 from archbench_predict.mask_predictor import MaskPredictor, Picture
 from archbench_predict.mask_records import TABLE, MaskFolder, mask_record, open_mask_table
-from archbench_predict.records import FORMATS
+from archbench_predict.records import FORMATS, write_answers
 from archbench_predict.scans import SUFFIXES as SCAN_SUFFIXES
 from archbench_predict.scans import Scan
 from archbench_predict.sources import SUFFIXES, Columns, Item, SourceError, find_images
@@ -59,32 +59,20 @@ def predict_all_masks(
     report: Callable[[int, int], None],
 ) -> int:
     """Write the masks and their table; return how many images failed."""
-    folder, failed = MaskFolder(arguments.out), 0
+    folder = MaskFolder(arguments.out)
     scans = predictor.bundle.slices is not None
     answers = stream(
         find_mask_images(predictor.bundle, arguments),
-        prepare=lambda item: (item, _prepared(predictor, item)),
+        prepare=lambda item: (item, predictor.prepare(item.file())),
         predict=lambda batch: _written(predictor, folder, batch),
         batch_size=1 if scans else arguments.batch_size,  # a scan is a batch by itself
         workers=workers,
         lanes=lanes,
     )
     with open_mask_table(arguments.table or arguments.out / TABLE, scans=scans) as table:
-        for done, (item, answer) in enumerate(answers, start=1):
-            error = str(answer) if isinstance(answer, ImageError) else None
-            if error is not None:
-                failed += 1
-                print(f"{item.path or item.case_id}: {error}", file=sys.stderr)
-            table.write(item, None if isinstance(answer, ImageError) else answer, error)
-            report(done, failed)
+        failed = write_answers(answers, table, report)
     print(f"{total - failed} of {total} masks written: {arguments.out}", file=sys.stderr)
     return failed
-
-
-def _prepared(predictor: MaskPredictor, item: Item) -> Picture | Scan:
-    if not item.path:
-        raise ImageError("missing_file", "the table names no image")
-    return predictor.prepare(item.path)
 
 
 def _written(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
+from archbench_predict.images import ImageError
 from archbench_predict.outputs import Task
 from archbench_predict.predictor import Answers
 from archbench_predict.sources import Item
@@ -76,6 +78,26 @@ class Writer(Protocol):
 
     def write(self, item: Item, record: dict[str, Any] | None, error: str | None) -> None:
         """Write what is said of an image, or why nothing is."""
+
+
+def write_answers(
+    answers: Iterable[tuple[Item, dict[str, Any] | ImageError]], writer: Writer, report: Callable[[int, int], None]
+) -> int:
+    """Write each image's record as it comes, or say what is wrong with the image; return how many failed.
+
+    Args:
+        report: Called after each image with how many are done, and how many of them failed.
+    """
+    failed = 0
+    for done, (item, answer) in enumerate(answers, start=1):
+        if isinstance(answer, ImageError):
+            failed += 1
+            print(f"{item.path or item.case_id}: {answer}", file=sys.stderr)
+            writer.write(item, None, str(answer))
+        else:
+            writer.write(item, answer, None)
+        report(done, failed)
+    return failed
 
 
 class _Csv:

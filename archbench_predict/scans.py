@@ -16,6 +16,7 @@ import numpy as np
 
 from archbench_predict.description import DescriptionError
 from archbench_predict.images import ImageError
+from archbench_predict.metaimage import MetaImageError, read_metaimage
 
 SUFFIXES = (".nii.gz", ".nii", ".mha")
 MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -165,31 +166,15 @@ def _space(image: Any, zooms: list[Any], *, max_voxels: int) -> tuple[tuple[int,
 
 
 def _metaimage(path: Path, *, max_voxels: int) -> Scan:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        remedy = "install SimpleITK, or convert the scan to NIfTI"
-        raise ImageError("unreadable", f".mha files need the package SimpleITK; {remedy}") from error
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        size = tuple(int(n) for n in reader.GetSize())
+    def check(size: tuple[int, ...]) -> None:
         if len(size) not in (2, 3) or np.prod(size, dtype=np.float64) > max_voxels:
             raise ImageError("oversized", f"the header claims the shape {size}, the limit is {max_voxels} voxels in 3D")
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ImageError("unreadable", f"no readable MetaImage file ({reason}): copy or export it again") from error
-    n = len(size)
-    to_ras = np.diag([-1.0, -1.0, 1.0])[:n, :n]  # ITK's world is LPS
-    affine = np.eye(4)
-    affine[:n, :n] = to_ras @ np.array(image.GetDirection()).reshape(n, n) * np.array(image.GetSpacing())
-    affine[:n, 3] = to_ras @ np.array(image.GetOrigin())
-    values = SimpleITK.GetArrayFromImage(image).T
-    if values.ndim != n:
-        raise ImageError("unreadable", "its voxels hold several numbers, such as colours: save one channel per file")
-    return Scan(values, tuple(float(value) for value in image.GetSpacing()), affine, size)
+
+    try:
+        found = read_metaimage(path, check=check)
+    except MetaImageError as error:
+        raise ImageError("unreadable", str(error)) from error
+    return Scan(found.values, found.spacing_mm, found.affine, found.values.shape)
 
 
 def axial(array: Array, affine: Array) -> Array:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from archbench_predict.images import ImageError
 from archbench_predict.volume_metadata import SUFFIXES as VOLUME_SUFFIXES
 
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -30,6 +31,16 @@ class Item:
 
     case_id: str
     path: str
+
+    def file(self) -> str:
+        """Return the path.
+
+        Raises:
+            ImageError: If the table has the image's row and no path in it.
+        """
+        if not self.path:
+            raise ImageError("missing_file", "the table names no image")
+        return self.path
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from archbench_predict.images import ImageError
+from archbench_predict.metaimage import MetaImageError, read_metaimage
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", "slices.csv")
 SLICE_TABLE = "slices.csv"
@@ -74,7 +75,8 @@ def _nifti(path: Path, *, max_voxels: int) -> StoredVolume:
 
     try:
         image: Any = nibabel.load(path)
-        shape = _volume_shape(path, image.shape, max_voxels=max_voxels)
+        _check_shape(path, image.shape, max_voxels=max_voxels)
+        shape = image.shape[:3]
         header = image.header
         zooms = tuple(float(value) for value in header.get_zooms()[:3])
         says_nothing = not (int(header["qform_code"]) or int(header["sform_code"])) and zooms == (1.0, 1.0, 1.0)
@@ -103,7 +105,7 @@ def _header_notes(zooms: tuple[float, ...], lengths: np.ndarray) -> list[str]:
     return [f"the header's voxel sizes ({shown[0]} mm) contradict its affine ({shown[1]} mm), which is used"]
 
 
-def _volume_shape(path: Path, shape: tuple[int, ...], *, max_voxels: int) -> tuple[int, int, int]:
+def _check_shape(path: Path, shape: tuple[int, ...], *, max_voxels: int) -> None:
     sizes = tuple(int(size) for size in shape)
     if len(sizes) > 3 and any(size != 1 for size in sizes[3:]):
         raise ImageError("not_a_volume", f"{path}: {len(sizes)}D, shape {sizes}, a volume has 3; extract one volume")
@@ -113,7 +115,6 @@ def _volume_shape(path: Path, shape: tuple[int, ...], *, max_voxels: int) -> tup
         raise ImageError(
             "oversized", f"{path}: the header claims {sizes} voxels, more than audit.max_pixels ({max_voxels})"
         )
-    return sizes[0], sizes[1], sizes[2]
 
 
 def _check_directions(path: Path, affine: np.ndarray) -> None:
@@ -159,26 +160,12 @@ def _turned(
 
 def _metaimage(path: Path, *, max_voxels: int) -> StoredVolume:
     try:
-        import SimpleITK
-    except ImportError as error:
-        remedy = "install SimpleITK, or convert the volume to NIfTI"
-        raise ImageError("unreadable", f"{path}: .mha files need the package SimpleITK; {remedy}") from error
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        _volume_shape(path, reader.GetSize(), max_voxels=max_voxels)
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ImageError("unreadable", f"{path}: no readable MetaImage file ({reason}); fetch it again") from error
-    lengths = np.array(image.GetSpacing()[:3])
-    directions = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ directions * lengths  # ITK's world is LPS
-    _check_directions(path, affine)
-    values = SimpleITK.GetArrayFromImage(image).squeeze().transpose(2, 1, 0)
-    return _turned(values, affine, lengths, 1.0, 0.0, [])
+        found = read_metaimage(path, check=lambda size: _check_shape(path, size, max_voxels=max_voxels))
+    except MetaImageError as error:
+        raise ImageError("unreadable", f"{path}: {error}") from error
+    _check_directions(path, found.affine)
+    values = found.values.reshape(found.values.shape[:3])
+    return _turned(values, found.affine, np.array(found.spacing_mm[:3]), 1.0, 0.0, [])
 
 
 def _slice_folder(path: Path, *, max_voxels: int) -> StoredVolume:
