@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from archbench.image_cache import unit_of
+
 
 def to_batch(images: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return cached images as uint8 pixels (B, C, H, W) on a device; volumes and features as they are.
@@ -65,7 +67,7 @@ def predict_logits(
             if batch_size == 1:
                 raise
             batch_size = math.ceil(batch_size / 2)
-            print(f"out of memory: evaluating {batch_size} images per pass", file=sys.stderr, flush=True)
+            print(f"out of memory: evaluating {batch_size} {unit_of(images)} per pass", file=sys.stderr, flush=True)
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())

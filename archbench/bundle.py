@@ -16,6 +16,7 @@ import numpy as np
 from archbench.artifacts import Predictions
 from archbench.bundle_files import Images
 from archbench.bundle_network import PARITY, BundleFailure, NetworkSource, allowed_difference, compare_pixels
+from archbench.image_cache import unit_of
 
 CHECKED_IMAGES = 16
 
@@ -61,8 +62,8 @@ def check_runner(folder: Path, members: Sequence[MemberSource], images: Images) 
         ):
             raise BundleFailure(
                 f"{member.name}: the runner's probabilities differ from the study's by up to {difference:.1e} "
-                f"on {len(cases)} images of fold {member.account['fold']}: the exported file is another network "
-                "than the predictions come from; run the export and predictions again"
+                f"on {len(cases)} {unit_of(member.cache.images)} of fold {member.account['fold']}: the exported file "
+                "is another network than the predictions come from; run the export and predictions again"
             )
         found.append(
             {

@@ -12,7 +12,7 @@ import numpy as np
 
 from archbench.artifacts import ArtifactError
 from archbench.checksums import file_sha256
-from archbench.image_cache import ImageCache
+from archbench.image_cache import ImageCache, unit_of
 from archbench.onnx_files import external_files
 from archbench.registry import ARCHITECTURES
 
@@ -155,8 +155,8 @@ def compare_pixels(
     rounding = (1e-2 if member.cache.volumes is None else 2.0) if half else 1e-6  # of 3000 Hounsfield units, 2
     if difference > rounding:
         raise BundleFailure(
-            f"{member.name}: the runner's images differ from the study's image cache by up to {difference:.2g}: the "
-            "source files have changed since; run the study again"
+            f"{member.name}: the runner's {unit_of(member.cache.images)} differ from the study's image cache by up to "
+            f"{difference:.2g}: the source files have changed since; run the study again"
         )
 
 

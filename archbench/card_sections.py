@@ -43,6 +43,21 @@ class Facts:
     sums: Sequence[tuple[str, str]] = ()
 
 
+def cases_of(facts: Facts) -> str:
+    """Return what the study's cases are: images, slices of scans, or volumes."""
+    if facts.content.get("slices") is not None:
+        return "slices"
+    from archbench_predict.volume_description import describes_volume
+
+    volumes = any(describes_volume(member["preprocessing"]) for member in facts.content["members"])
+    return "volumes" if volumes else "images"
+
+
+def files_of(facts: Facts) -> str:
+    """Return what the runner is given: images, scans, or volumes."""
+    return {"slices": "scans"}.get(cases_of(facts), cases_of(facts))
+
+
 def section(title: str, text: str) -> str:
     """Return a section of the card."""
     return f"## {title}\n{text}"
@@ -63,7 +78,7 @@ def limits(facts: Facts, doubt: str) -> str:
     warnings = list(dict.fromkeys([*facts.metrics.get("warnings", []), *facts.audit.get("warnings", [])]))
     lines = [
         "not a medical device; nothing here was tested on patients of another hospital, camera or scanner",
-        "the figures hold for images like those of the data below, prepared as described below",
+        f"the figures hold for {files_of(facts)} like those of the data below, prepared as described below",
         doubt,
         *_of_fold(facts),
         *warnings,
@@ -91,11 +106,11 @@ def data(facts: Facts) -> str:
     said = PROTOCOLS[protocol["kind"]].format(folds=protocol["folds"])
     rows = [[row["name"], row["n_cases"], row["n_patients"]] for row in audit.get("classes", [])]
     text = (
-        f"{audit['n_cases']} images of {audit['n_patients']} patients (format {dataset['format']}); "
+        f"{audit['n_cases']} {cases_of(facts)} of {audit['n_patients']} patients (format {dataset['format']}); "
         f"{audit['n_dropped']} rows were left out. Protocol: {said}; no patient is in two parts; training seeds "
         f"{', '.join(map(str, protocol['seeds']))}."
     )
-    return text + ("\n\n" + table(["class or label", "images", "patients"], rows) if rows else "")
+    return text + ("\n\n" + table(["class or label", cases_of(facts), "patients"], rows) if rows else "")
 
 
 def networks(facts: Facts) -> str:

@@ -107,5 +107,5 @@ def open_features(pointer: str | Path, *, n_images: int) -> np.ndarray:
             f"{path} is missing or damaged ({error}): delete {pointer} and run snakemake again"
         ) from error
     if len(features) != n_images:
-        raise ArtifactError(f"{path} has {len(features)} rows for {n_images} images: delete {pointer} and run again")
+        raise ArtifactError(f"{path} has {len(features)} rows for {n_images} cases: delete {pointer} and run again")
     return features

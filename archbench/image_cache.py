@@ -76,6 +76,11 @@ class ImageCache:
         return np.array([position[case_id] for case_id in case_ids], dtype=np.int64)
 
 
+def unit_of(images: np.ndarray) -> str:
+    """Return what the rows of a cache or of cached features are: images, or volumes."""
+    return "volumes" if images.dtype == np.int16 or images.ndim == 3 else "images"
+
+
 def cache_key(
     *,
     case_ids: Sequence[str],

@@ -87,11 +87,11 @@ def check_masks(
         overlaps.append(_overlap(drawn.labels, meant, structures=len(predictor.structures)))
         n_differing += int((drawn.labels != meant).sum())
         n_pixels += meant.size
-    difference = max(gaps)
+    difference, unit = max(gaps), "images" if predictor.bundle.slices is None else "slices"
     if entry["precision"] == "fp32" and not difference <= allowed_difference(studied.provenance):
         raise BundleFailure(
             f"{network.name}: the runner's masks differ from the study's where its probabilities are up to "
-            f"{difference:.1e} apart, on {len(cases)} images of fold {network.account['fold']}: the exported file is "
+            f"{difference:.1e} apart, on {len(cases)} {unit} of fold {network.account['fold']}: the exported file is "
             "another network than the masks come from; run the export and segment again"
         )
     dice = mean_defined(np.array(overlaps))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from archbench.card_sections import (
     Facts,
+    cases_of,
     data,
     files,
+    files_of,
     limits,
     networks,
     origin,
@@ -60,7 +62,7 @@ def _use(facts: Facts) -> str:
     rows = [["background", 0], *([name, k] for k, name in enumerate(facts.content["labels"], start=1))]
     size = "voxels, mm³ and ml" if _scans(facts) else "pixels"
     return (
-        "    archbench-predict BUNDLE images/ --out masks\n\n"
+        f"    archbench-predict BUNDLE {files_of(facts)}/ --out masks\n\n"
         f"`BUNDLE` is this folder or its zip. {what}, and `masks.csv` with the {size} of each structure.\n\n"
         + table(["structure", "value in the mask"], rows)
     )
@@ -89,7 +91,7 @@ def _metrics(facts: Facts) -> str:
     metrics = facts.metrics
     confidence = f"{facts.configuration['evaluation']['confidence']:.0%}".replace("%", " %")
     text = (
-        f"{metrics['n_cases']} {'scans' if _scans(facts) else 'images'} of {metrics['n_patients']} patients, each "
+        f"{metrics['n_cases']} {files_of(facts)} of {metrics['n_patients']} patients, each "
         "drawn by networks that never saw the patient and scored in the pixels of its file; means over patients with "
         f"intervals of {confidence} by resampling patients. Dice is the primary metric. Surface Dice has a tolerance "
         f"of {metrics['tolerance_mm']:g} mm."
@@ -119,8 +121,15 @@ def _checks(facts: Facts) -> str:
         ]
         for found in facts.checked
     ]
-    head = ["network", "images", "pixels", "differing", "Dice of both masks", "largest difference of a probability"]
+    head = [
+        "network",
+        cases_of(facts),
+        "pixels",
+        "differing",
+        "Dice of both masks",
+        "largest difference of a probability",
+    ]
     return (
-        "The runner drew these images from their source files. Its input equals the study's image cache; its masks "
-        "against the study's own:\n\n" + table(head, rows)
+        f"The runner drew these {cases_of(facts)} from their source files. Its input equals the study's image cache; "
+        "its masks against the study's own:\n\n" + table(head, rows)
     )

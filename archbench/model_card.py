@@ -7,8 +7,10 @@ from typing import Any
 
 from archbench.card_sections import (
     Facts,
+    cases_of,
     data,
     files,
+    files_of,
     limits,
     networks,
     origin,
@@ -38,7 +40,7 @@ def model_card(facts: Facts) -> str:
     content = facts.content
     sections = [
         f"# {content['name']}\n\n{_opening(facts)}",
-        section("Use", _use()),
+        section("Use", _use(facts)),
         section("Limits", limits(facts, DOUBT)),
         section("Data", data(facts)),
         section("Networks", networks(facts)),
@@ -54,11 +56,12 @@ def model_card(facts: Facts) -> str:
 
 def _opening(facts: Facts) -> str:
     content = facts.content
+    one = {"images": "an image", "volumes": "a CT volume"}[cases_of(facts)]
     task = {
-        "classes": f"calls an image one of {', '.join(content['classes'])}",
-        "labels": f"says which of {len(content['labels'])} labels an image shows ({', '.join(content['labels'])})",
-        "zones": f"grades {len(content['labels'])} zones of an image ({', '.join(content['labels'])})",
-        "value": "estimates one number of an image",
+        "classes": f"calls {one} one of {', '.join(content['classes'])}",
+        "labels": f"says which of {len(content['labels'])} labels {one} shows ({', '.join(content['labels'])})",
+        "zones": f"grades {len(content['labels'])} zones of {one} ({', '.join(content['labels'])})",
+        "value": f"estimates one number of {one}",
     }[content["outputs"]]
     kind = "**Made from drawn phantom images: for tests of the software only.** " if facts.audit.get("phantom") else ""
     of = content["provenance"]
@@ -66,9 +69,9 @@ def _opening(facts: Facts) -> str:
     return f"{kind}{what} {task}. Task {content['task']}, study {of['study']}, dataset {of['dataset']}."
 
 
-def _use() -> str:
+def _use(facts: Facts) -> str:
     return (
-        "    archbench-predict BUNDLE images/ --out predictions.csv\n\n"
+        f"    archbench-predict BUNDLE {files_of(facts)}/ --out predictions.csv\n\n"
         "`BUNDLE` is this folder or its zip. `probability_*` are the networks' own, `calibrated_*` the calibrated "
         "probabilities; `label` follows the decision rule below."
     )
@@ -82,14 +85,14 @@ def _metrics(facts: Facts) -> str:
         for name, record in metrics["metrics"].items()
     ]
     text = (
-        f"{metrics['n_cases']} images of {metrics['n_patients']} patients, each predicted by networks that never saw "
-        f"the patient; intervals of {confidence} by resampling patients. The primary metric is bold.\n\n"
+        f"{metrics['n_cases']} {cases_of(facts)} of {metrics['n_patients']} patients, each predicted by networks that "
+        f"never saw the patient; intervals of {confidence} by resampling patients. The primary metric is bold.\n\n"
     )
     text += table(["metric", "value", "interval"], rows)
     per_class = metrics.get("per_class") or metrics.get("per_zone") or {}
     if per_class:
         shown = [[name, values["support"], *record_cells(values.get("auroc"))] for name, values in per_class.items()]
-        text += "\n\n" + table(["class, label or zone", "images", "AUROC", "interval"], shown)
+        text += "\n\n" + table(["class, label or zone", cases_of(facts), "AUROC", "interval"], shown)
     return text
 
 
@@ -100,8 +103,8 @@ def _decisions(facts: Facts) -> str:
         lines.append(f"Not calibrated: {fitted['reason']}.")
     else:
         lines.append(
-            f"Calibrated by {fitted['method']}, fitted on {fitted['fitted_on']} ({fitted['n_cases']} images of "
-            f"{fitted['n_patients']} patients). The error below is that of fits which left each fold out."
+            f"Calibrated by {fitted['method']}, fitted on {fitted['fitted_on']} ({fitted['n_cases']} {cases_of(facts)} "
+            f"of {fitted['n_patients']} patients). The error below is that of fits which left each fold out."
         )
         ece = facts.calibration.get("ece") or {}
         rows = [[kind, *record_cells(ece.get(kind))] for kind in ("raw", "calibrated")]
@@ -135,10 +138,11 @@ def _thresholds(content: Mapping[str, Any]) -> str:
 def _checks(facts: Facts) -> str:
     keys = ("max_logit_difference", "max_probability_difference")
     rows = [[found["member"], found["n_images"], *(f"{found[key]:.1e}" for key in keys)] for found in facts.checked]
+    cases, cached = cases_of(facts), "pixels" if cases_of(facts) == "images" else "Hounsfield units"
     text = (
-        "The runner predicted these images from their source files. Its pixels equal those of the study's image "
-        "cache; differences to the study's own predictions:\n\n"
-        + table(["network", "images", "largest of a logit", "largest of a probability"], rows)
+        f"The runner predicted these {cases} from their source files. Its {cached} equal those of the study's cache; "
+        "differences to the study's own predictions:\n\n"
+        + table(["network", cases, "largest of a logit", "largest of a probability"], rows)
     )
     study = facts.content.get("study")
     if study is None:

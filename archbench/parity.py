@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
+from archbench.image_cache import unit_of
 from archbench.metrics.metric import Metric
 from archbench.metrics.scoring import Scores, score
 from archbench.metrics.views import decided, is_grouped
@@ -79,7 +80,7 @@ def compare_logits(
                 "passed": bool((gap <= ATOL + RTOL * np.abs(expected[:n])).all()) if exact else None,
             }
         )
-        print(f"parity at batch {batch_size}: {gap.max():.1e} on {n} images", file=sys.stderr, flush=True)
+        print(f"parity at batch {batch_size}: {gap.max():.1e} on {n} {unit_of(images)}", file=sys.stderr, flush=True)
     passed = all(item["passed"] for item in found) if exact else None
     tolerance = {"rtol": RTOL, "atol": ATOL} if exact else None
     return {"tolerance": tolerance, "batches": found, "passed": passed}

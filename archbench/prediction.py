@@ -13,6 +13,7 @@ from archbench.artifacts import Predictions
 from archbench.batches import predict_logits
 from archbench.cases import Cases
 from archbench.checkpoints import Checkpoint
+from archbench.image_cache import unit_of
 from archbench.models.building import NormalizedNetwork
 from archbench.models.weights import load_checkpoint
 
@@ -51,7 +52,11 @@ def _predict_fold(
     parts = {split: cases.part(checkpoint.fold, split) for split in ("val", "test")}
     rows = np.concatenate([part.rows for part in parts.values()])
     logits = predict_logits(network, cases.cache.images, rows, batch_size=batch_size, device=device)
-    print(f"fold {checkpoint.fold} seed {checkpoint.seed}: {len(rows)} images", file=sys.stderr, flush=True)
+    print(
+        f"fold {checkpoint.fold} seed {checkpoint.seed}: {len(rows)} {unit_of(cases.cache.images)}",
+        file=sys.stderr,
+        flush=True,
+    )
     n = len(rows)
     return Predictions(
         case_id=np.concatenate([part.case_ids for part in parts.values()]),

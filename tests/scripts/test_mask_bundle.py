@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 from archbench.artifacts import read_json, read_table, write_json
+from archbench.batches import to_batch
 from archbench.bundle_network import BundleFailure
 from archbench.config import parse_study
+from archbench.image_cache import ImageCache, open_cache
 from archbench.mask_files import read_mask
 from archbench.models.building import build_network
 from archbench.models.weights import save_weights
@@ -61,9 +63,16 @@ def draw_pictures(folder: Path) -> dict[str, Any]:
 
 
 class Study:
-    """A finished study of one network that answers by brightness, file by file as the rules would have it."""
+    """A finished study of one network, file by file as the rules would have it.
 
-    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+    Args:
+        taught: Whether the network has learned the masks; otherwise its answers are arbitrary, but certain.
+        precisions: It is exported in.
+    """
+
+    def __init__(
+        self, folder: Path, plan: dict[str, Any], *, taught: bool = False, precisions: tuple[str, ...] = ("fp32",)
+    ) -> None:
         self.folder, gray = folder, "window" in plan
         self.study = parse_study(
             {
@@ -79,6 +88,7 @@ class Study:
                 "protocol": {"kind": "holdout", "seeds": [3]},
                 "evaluation": {"resamples": 200, "comparison_resamples": 200},
                 "audit": {"near_duplicates": "off"},
+                "inference": {"precisions": list(precisions), "non_inferiority_margin": 0.1},
             }
         )  # fmt: skip
         write_json(folder / "study.json", self.study.model_dump())
@@ -89,10 +99,13 @@ class Study:
         self.call(cache_images, "--manifest", folder / "manifest.parquet", *cache, model=False)
         torch.manual_seed(0)
         network = build_network(**self.study.network_of("unet", "d"), num_classes=2)
-        with torch.no_grad():  # so that the masks are no matter of rounding
-            for module in network.modules():
-                if isinstance(module, torch.nn.Conv2d) and module.out_channels == 2:
-                    module.weight.mul_(300)
+        if taught:
+            teach(network, open_cache(folder / "images.json"))
+        else:
+            with torch.no_grad():  # so that the masks are no matter of rounding
+                for module in network.modules():
+                    if isinstance(module, torch.nn.Conv2d) and module.out_channels == 2:
+                        module.weight.mul_(300)
         save_weights(network.network, folder / "best.safetensors", {})
         data = [*tables, "--cache", folder / "images.json", "--checkpoint", f"0:3:{folder / 'best.safetensors'}"]
         self.call(segment, *data, "--output", folder / "masks")
@@ -105,19 +118,48 @@ class Study:
         common += ["--model", "unet"] if model else []
         assert script.main([str(part) for part in (*common, *arguments)]) == 0
 
-    def bundle(self, folder: Path) -> Path:
+    def bundle(self, folder: Path, precision: str = "fp32") -> Path:
         files = {"account": "export.json", "cache": "images.json", "masks": "masks", "scores": "scores"}
         files |= {"manifest": "manifest.parquet", "audit": "audit.json"}
         given = [part for name, file in files.items() for part in (f"--{name}", self.folder / file)]
-        self.call(bundle_masks, *given, "--output", folder / "bundle", "--zip", folder / "bundle.zip")
+        written = ["--output", folder / "bundle", "--zip", folder / "bundle.zip"]
+        self.call(bundle_masks, *given, *written, "--precision", precision)
         return folder / "bundle.zip"
 
 
-@pytest.fixture(scope="module", params=["scans", "pictures"])
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    folder = tmp_path_factory.mktemp(request.param)
-    study = Study(folder, {"scans": draw_scans, "pictures": draw_pictures}[request.param](folder / "data"))
+def teach(network: torch.nn.Module, cache: ImageCache) -> None:
+    """Some steps on all images of a cache."""
+    assert cache.masks is not None
+    images = to_batch(cache.images, np.arange(len(cache.images)), torch.device("cpu"))
+    targets = torch.from_numpy(np.array(cache.masks)).long()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    network.train()
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), targets).backward()
+        optimizer.step()
+    network.eval()
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("scans")
+    study = Study(folder, draw_scans(folder / "data"))
     study.bundle(folder)
+    return study
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("pictures")
+    study = Study(folder, draw_pictures(folder / "data"), taught=True, precisions=("fp32", "int8", "fp16"))
+    study.bundle(folder)
+    return study
+
+
+@pytest.fixture(params=["scans", "pictures"])
+def finished(request: pytest.FixtureRequest) -> Study:
+    study: Study = request.getfixturevalue(request.param)
     return study
 
 
@@ -180,6 +222,10 @@ def test_the_bundle_says_what_it_is(finished: Study) -> None:
     for warning in read_json(finished.folder / "scores/summary.json")["warnings"]:
         assert warning in card
     assert ("values below -200 black, above 600 white" in card) == scans
+    n = read_json(finished.folder / "audit.json")["n_cases"]
+    assert f"{n} {'slices' if scans else 'images'} of {N} patients" in card
+    assert ("hold for scans like" in card) == ("drew these slices" in card) == ("BUNDLE scans/" in card) == scans
+    assert ("BUNDLE images/" in card) != scans
 
 
 def test_a_bundle_of_another_network_is_refused(finished: Study, tmp_path: Path) -> None:
@@ -221,3 +267,46 @@ def test_the_expected_mask_is_checked_in_the_zip(finished: Study) -> None:
     assert predict_images([str(finished.folder / "bundle.zip"), "--check"]) == 0
     expected = json.loads((finished.folder / "bundle/example/expected.json").read_text())
     assert sum(expected["probabilities"]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_lower_precision_is_bundled_with_its_cost(pictures: Study, precision: str, tmp_path: Path) -> None:
+    variants = {found["precision"]: found for found in read_json(pictures.folder / "export.json")["variants"]}
+    exact, lower = variants["fp32"], variants[precision]
+    assert lower["status"] == "passed", lower["reason"]
+    assert lower["quality"]["metric"] == "dice" and lower["quality"]["reference"] > 0.8, "the network has learned"
+    assert lower["bytes"] < 0.6 * exact["bytes"]
+    (found,) = [entry for entry in lower["parity"]["batches"] if entry["batch_size"] == 1]
+    assert found["passed"] is None and found["max_abs_difference"] > exact["parity"]["batches"][0]["max_abs_difference"]
+    pictures.bundle(tmp_path, precision)
+    bundle = tmp_path / "bundle"
+    assert read_json(bundle / "bundle.json")["members"][0]["precision"] == precision
+    assert (bundle / "model.onnx").read_bytes() == (pictures.folder / lower["file"]).read_bytes()
+    assert predict_images([str(tmp_path / "bundle.zip"), "--check"]) == 0
+    images = str(pictures.folder / "data/images")
+    assert predict_images([str(tmp_path / "bundle.zip"), images, "--out", str(tmp_path / "masks"), "--quiet"]) == 0
+    cases = read_json(pictures.folder / "masks/index.json")["masks"]
+    said = [runner_mask(tmp_path / "masks", entry["case"]) for entry in cases]
+    meant = [read_mask(pictures.folder / "masks" / entry["file"]).labels for entry in cases]
+    overlaps = [
+        2 * ((a > 0) & (b > 0)).sum() / ((a > 0).sum() + (b > 0).sum()) for a, b in zip(said, meant, strict=True)
+    ]
+    assert np.mean(overlaps) > 0.95, "it draws what fp32 draws"
+    differing = sum(int((a != b).sum()) for a, b in zip(said, meant, strict=True))
+    row = f"| unet | {len(cases)} | {sum(a.size for a in said)} | {differing} | {np.mean(overlaps):.6f} |"
+    assert row in (bundle / "MODEL_CARD.md").read_text()
+
+
+def test_a_precision_that_is_not_there_or_failed_its_gate_is_not_bundled(pictures: Study, tmp_path: Path) -> None:
+    account = read_json(pictures.folder / "export.json")
+    kept = account["variants"]
+    failed = {**kept[1], "status": "failed", "reason": "dice 0.700 against 0.970 of torch"}
+    try:
+        write_json(pictures.folder / "export.json", {**account, "variants": [kept[0], failed]})
+        with pytest.raises(BundleFailure, match=r"unet in int8 is not fit to be deployed.*dice 0\.700 against"):
+            pictures.bundle(tmp_path, "int8")
+        with pytest.raises(BundleFailure, match=r"not exported in fp16 \(there is fp32 \(passed\), int8 \(failed\)\)"):
+            pictures.bundle(tmp_path, "fp16")
+    finally:
+        write_json(pictures.folder / "export.json", account)
+    assert not (tmp_path / "bundle").exists()

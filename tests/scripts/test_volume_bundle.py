@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(network.network, folder / "best.safetensors", {})
     data = [*tables, "--cache", folder / "images.json", "--checkpoint", f"0:3:{folder / 'best.safetensors'}"]
     table = folder / "predictions.parquet"
-    call(predict, *data, "--fold-outputs", folder / "fold.parquet", "--output", table)
-    call(export_onnx, *data, "--output", folder / "model.onnx", "--account", folder / "export.json")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        call(predict, *data, "--fold-outputs", folder / "fold.parquet", "--output", table)
+        call(export_onnx, *data, "--output", folder / "model.onnx", "--account", folder / "export.json")
+    (folder / "said.txt").write_text(said.getvalue())
     given = ["--predictions", table, "--folds", folder / "folds.parquet"]
     call(calibrate, *given, "--output", folder / "calibration.json")
     call(evaluate, *given, "--output", folder / "metrics.json")
@@ -92,6 +96,12 @@ def test_a_bundle_repeats_the_studys_predictions_of_volumes(finished: Path, tmp_
         np.testing.assert_allclose([said[case][name] for name in LABELS], probabilities, rtol=1e-3)
 
 
+def test_progress_is_said_of_volumes(finished: Path) -> None:
+    said = (finished / "said.txt").read_text()
+    assert "fold 0 seed 3: " in said and "parity at batch 1: " in said and "images" not in said
+    assert all(line.endswith(" volumes") for line in said.splitlines() if "fold 0" in line or "parity" in line)
+
+
 def test_without_their_metadata_the_volumes_are_refused(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert predict_volumes([str(finished / "bundle"), str(finished / "data"), "--out", str(out), "--quiet"]) == 3
@@ -104,3 +114,12 @@ def test_the_example_is_drawn_and_the_card_describes_volumes(finished: Path) -> 
     assert content["members"][0]["preprocessing"]["slices"]["count"] == 4
     card = (finished / "bundle" / "MODEL_CARD.md").read_text()
     assert "resample to 10 x 2.5 x 2.5 mm" in card and "4 slices, strategy multi" in card
+    n = read_json(finished / "audit.json")["n_cases"]
+    for words in (
+        f"{n} volumes of",
+        "labels a CT volume shows",
+        "hold for volumes like",
+        "archbench-predict BUNDLE volumes/",
+    ):
+        assert words in card
+    assert "image" not in card.replace("example/image.nii.gz", "").replace("image cache", ""), "all of it is of volumes"

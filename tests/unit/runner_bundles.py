@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,29 @@ from archbench_predict.images import Preprocessing
 
 SIDE, CLASSES = 32, ("none", "mild", "severe")
 LIMIT = 10_000_000
+
+
+PEAK = """
+import sys
+from archbench.memory import peak_rss_mib
+from archbench_predict.command_line import main
+code = main(sys.argv[1:])
+print(code, peak_rss_mib())
+"""
+
+
+def peak_mib(*arguments: Any) -> float:
+    """Peak memory of a process that predicts all images with one lane and two decoders, MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments), "--threads", "1", "--workers", "2", "--quiet"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, mib = done.stdout.split()
+    assert code == "0", done.stderr
+    return float(mib)
 
 
 def trained_network(*, channels: int = 3, normalization: str = "auto", outputs: int = 3) -> NormalizedNetwork:

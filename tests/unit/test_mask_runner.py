@@ -15,7 +15,7 @@ import pytest
 import torch
 from mask_bundles import CLASSES, dice, export_pixels, make_mask_bundle, pixel_network
 from PIL import Image
-from runner_bundles import SIDE
+from runner_bundles import SIDE, peak_mib
 from test_images import picture
 from test_runner import flip, study_cache, write_all_encodings
 
@@ -229,6 +229,35 @@ def test_a_bad_image_is_reported_and_the_rest_go_on(
     errors = capsys.readouterr().err
     assert "7 of 9 masks written" in errors and "trained on pictures" in errors and "images 9/9, 2 failed" in errors
     assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(bundle: Path, tmp_path: Path) -> None:
+    """A mask of these pictures is 0.12 MiB, the picture .36: kept, the masks of 250 of them would be 29 MiB."""
+    (tmp_path / "few").mkdir()
+    for k in range(3):
+        Image.fromarray(np.roll(picture(300, 400), 7 * k, axis=0)).save(tmp_path / "few" / f"{k}.png")
+    peak = {n: peak_mib(bundle, linked(tmp_path, n), "--out", tmp_path / f"out{n}") for n in (30, 280)}
+    assert len(list((tmp_path / "out280").glob("*.png"))) == 280
+    assert peak[280] - peak[30] < 12, f"{peak} MiB"
+
+
+def test_memory_does_not_grow_with_the_number_of_scans(scan_bundle: Path, tmp_path: Path) -> None:
+    """The values of such a scan are .9 MiB, its mask .45: kept, 60 of them would be 80 MiB."""
+    for k in range(2):
+        write_scan(tmp_path / "few" / f"{k}.nii.gz", "LPS", seed=k, shape=(160, 140, 20))
+    peak = {n: peak_mib(scan_bundle, linked(tmp_path, n), "--out", tmp_path / f"out{n}") for n in (6, 66)}
+    assert len(list((tmp_path / "out66").glob("*.nii.gz"))) == 66
+    assert peak[66] - peak[6] < 12, f"{peak} MiB"
+
+
+def linked(folder: Path, n: int) -> Path:
+    """A folder of n names for the files in `few`."""
+    files, many = sorted((folder / "few").iterdir()), folder / f"many{n}"
+    many.mkdir()
+    for k in range(n):
+        place = files[k % len(files)]
+        (many / f"{k:03d}{''.join(place.suffixes)}").symlink_to(place)
+    return many
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runner_bundles import export, make_bundle, trained_network
+from runner_bundles import export, make_bundle, peak_mib, trained_network
 
 from archbench_predict.command_line import lanes_for, main
 from archbench_predict.images import ImageError
@@ -24,8 +22,6 @@ from archbench_predict.predictor import Answers
 from archbench_predict.records import open_writer, to_records
 from archbench_predict.sources import Columns, Item, SourceError, find_images
 from archbench_predict.streaming import stream
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -251,15 +247,6 @@ def test_wrong_calls_are_refused_before_anything_is_read(bundle: Path, tmp_path:
     assert not (tmp_path / "x.csv").exists()
 
 
-PEAK = """
-import sys
-from archbench.memory import peak_rss_mib
-from archbench_predict.command_line import lanes_for, main
-code = main(sys.argv[1:])
-print(code, peak_rss_mib())
-"""
-
-
 def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "few", [f"{k}.png" for k in range(4)])
     peak = {}
@@ -268,17 +255,7 @@ def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: 
         folder.mkdir()
         for k in range(n):
             (folder / f"{k:05d}.png").symlink_to(tmp_path / "few" / f"{k % 4}.png")
-        arguments = [str(bundle), str(folder), "--out", str(tmp_path / "out.csv"), "--threads", "1", "--workers", "2"]
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, *arguments, "--quiet"],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        code, mib = done.stdout.split()
-        assert code == "0"
-        peak[n] = float(mib)
+        peak[n] = peak_mib(bundle, folder, "--out", tmp_path / "out.csv")
     assert peak[3000] - peak[300] < 8, f"{peak} MiB"
 
 

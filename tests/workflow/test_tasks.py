@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,15 +190,18 @@ def fail_beside_masks(workflow, content: dict, study: Path) -> None:
 
 
 def bundle_masks_and_draw(workflow, folder: Path, structures: list[str]) -> None:
-    """The bundle of one network by its rule; the runner's masks of the volume are the study's, slice by slice."""
+    """The bundle of one network by make; the runner's masks of the volume are the study's, slice by slice."""
     import nibabel
     import numpy as np
 
     from archbench.mask_files import read_mask
     from archbench_predict.scans import axial
 
-    chosen = {"ARCHBENCH_BUNDLE__MODELS": '["tiny0"]'}
-    workflow.snakemake("--cores", "2", "--configfile", "small.yaml", "--", "bundle", **chosen)
+    shutil.copy(CHECKOUT / "Makefile", workflow.folder)
+    given = ("STUDY=small.yaml", "CORES=2")
+    said = workflow.make("-o", "setup", "bundle", "MODEL=tiny0", *given).stdout
+    made = folder.relative_to(workflow.folder) / "tiny0/bundle-fp32"
+    assert said.splitlines()[-2:] == [f"{made}", f"{made}.zip"]
     refused = workflow.snakemake(
         "-n", "--configfile", "small.yaml", check=False, ARCHBENCH_BUNDLE__MODELS='["ensemble"]'
     )
