@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 
 from archbench.artifacts import read_json, read_predictions, softmax, write_json, write_table
-from archbench.bundle_network import BundleFailure, licence_of, passed_variant
+from archbench.bundle_network import BundleFailure
 from archbench.config import parse_study
 from archbench.models.building import build_network
 from archbench.models.weights import save_weights
@@ -358,35 +357,6 @@ def test_another_network_than_the_predictions_come_from_is_refused(desk: Desk, t
         moved.rename(manifest)
 
 
-VARIANTS = {
-    "model": "m",
-    "variants": [
-        {"precision": "fp32", "file": "model.onnx", "status": "passed", "reason": None, "batch": "dynamic"},
-        {"precision": "int8", "file": "model-int8.onnx", "status": "failed", "reason": "qwk falls by .04"},
-    ],
-}
-
-
-def test_only_a_variant_that_passed_its_gate_is_taken() -> None:
-    assert passed_variant(VARIANTS, "fp32")["file"] == "model.onnx"
-    with pytest.raises(BundleFailure, match=r"m in int8 is not fit to be deployed.*qwk falls by \.04"):
-        passed_variant(VARIANTS, "int8")
-    with pytest.raises(BundleFailure, match=r"not exported in fp16 \(there is fp32 \(passed\), int8 \(failed\)\)"):
-        passed_variant(VARIANTS, "fp16")
-    assert passed_variant({"model": "m", "passed": True}, "fp32")["status"] == "passed"
-    with pytest.raises(BundleFailure, match="not fit"):
-        passed_variant({"model": "m", "passed": False}, "fp32")
-
-
-@pytest.mark.parametrize(("sizes", "taken"), [([1, 8, 32], 8), ([1, 2], 2), ([16, 32], 16)])
-def test_of_one_file_per_batch_size_one_is_taken(sizes: list[int], taken: int) -> None:
-    files = [{"file": f"onnx/model-batch{size}.onnx", "batch": size, "sha256": str(size)} for size in sizes]
-    files.append({"file": "onnx/model.onnx.data", "batch": None, "sha256": "d"})
-    variant = {"precision": "fp32", "file": files[0]["file"], "status": "passed", "batch": sizes, "files": files}
-    found = passed_variant({"model": "m", "variants": [variant]}, "fp32")
-    assert (found["file"], found["batch"], found["sha256"]) == (f"onnx/model-batch{taken}.onnx", taken, str(taken))
-
-
 def test_weights_outside_the_file_go_along(desk: Desk, tmp_path: Path) -> None:
     import onnx
 
@@ -422,25 +392,3 @@ def test_an_int8_variant_is_bundled_with_its_difference(desk: Desk, tmp_path: Pa
     write_json(other.path("small", "export.json"), account)
     with pytest.raises(BundleFailure, match="not the file that passed"):
         other.bundle("small", tmp_path / "bundle", "--precision", "int8")
-
-
-def test_licences_of_start_weights() -> None:
-    model = {"architecture": "resnet18"}
-    content = {
-        "study": "s",
-        "datasets": {"d": {"format": "phantom", "classes": list("abcde")}},
-        "models": {
-            "new": model,
-            "known": {**model, "weights": "imagenet"},
-            "file": {**model, "weights": "file:/x/w.safetensors"},
-            "given": {**model, "checkpoint": "/x/c.pth"},
-        },
-    }
-    study = parse_study(json.loads(json.dumps(content)), check_files=False)
-    said = {
-        name: licence_of(entry.architecture, weights=entry.weights, checkpoint=entry.checkpoint)
-        for name, entry in study.models.items()
-    }
-    assert said["known"] == "imagenet: Apache-2.0"
-    assert "ask its source" in said["file"] and "/x/" not in said["file"]
-    assert "ask their source" in said["given"]

@@ -1,4 +1,4 @@
-"""Learning rates by epoch, weight decay, clipping and steps, against hand-computed values and torch."""
+"""Learning rates by epoch and layer, weight decay, clipping and steps, against hand-computed values and torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny_training import recipe, run, tiny_network
+from tiny_training import recipe, run, staged_network, tiny_network
 from torch import nn
 
 from archbench.models.building import parameter_stages
-from archbench.optimization import build_optimizer, clip_gradients, epoch_lr
+from archbench.optimization import build_optimizer, clip_gradients, epoch_lr, set_lr
 
 
 @pytest.mark.parametrize(("factor", "epochs_without_gain", "floor"), [(0.5, 3, 0.0), (0.1, 1, 0.02), (0.3, 2, 0.2)])
@@ -131,3 +132,48 @@ def test_the_fused_step_on_a_cpu_is_the_plain_one(optimizer: str) -> None:
         plain.step()
     for one, twin in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, twin)
+
+
+def test_layer_decay_slows_the_early_stages() -> None:
+    network = staged_network()
+    stages = parameter_stages(network)
+    optimizer = build_optimizer(stages, recipe(layer_decay=0.5, weight_decay=0.1))
+    set_lr(optimizer, 0.8)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for depth, (_, parameters) in enumerate(reversed(stages)):
+        for parameter in parameters:
+            assert rates[id(parameter)] == pytest.approx((0.8 * 0.5**depth, 0.1 if parameter.ndim > 1 else 0.0))
+    assert len(rates) == len(list(network.parameters()))
+
+
+def test_layer_decay_arrives_in_the_step(tmp_path: Path) -> None:
+    def first_stage_move(name: str, decay: float) -> float:
+        network = tiny_network()
+        before = network.network.features[0].weight.detach().clone()
+        run(tmp_path / name, network=network, epochs=1, optimizer="sgd", momentum=0.0, layer_decay=decay, lr=1e-3)
+        return float((network.network.features[0].weight.detach() - before).norm())
+
+    assert first_stage_move("decayed", 0.01) < 0.1 * first_stage_move("plain", 1.0)
+
+
+def test_one_cycle_is_torchs() -> None:
+    total = 2001
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=total, pct_start=0.1)
+    settings, rates = recipe(lr=0.3, epochs=20, schedule="one_cycle"), []
+    for _ in range(total):
+        rates.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step() if len(rates) < total else None
+    ours = [epoch_lr(20 * k / (total - 1), settings) for k in range(total)]
+    np.testing.assert_allclose(ours, rates, atol=0.3 * 0.01)
+    assert max(ours) == pytest.approx(0.3) and ours[-1] == pytest.approx(0.3 / 25e4)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "plateau", "one_cycle", "constant"])
+def test_warmup_stands_in_front_of_any_schedule(schedule: str) -> None:
+    settings = recipe(lr=1.0, epochs=12, schedule=schedule, warmup_epochs=2, step_epochs=5)
+    assert [epoch_lr(epoch, settings) for epoch in (0.5, 1, 2)] == pytest.approx([0.25, 0.5, 1.0])
+    later, plain = settings, recipe(lr=1.0, epochs=10, schedule=schedule, step_epochs=5)
+    for epoch in (3, 6.5, 12):
+        assert epoch_lr(epoch, later) == pytest.approx(epoch_lr(epoch - 2, plain))

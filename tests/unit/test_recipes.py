@@ -1,4 +1,4 @@
-"""Recipes: what trains when, how gradients add up, what memory and mixing do to a step."""
+"""Recipes: how gradients add up, what memory, speed switches and sampling do to a step, other outputs than classes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from tiny_training import CLASSES, CPU, SIDE, recipe, run, tiny_data, tiny_netwo
 from torch import nn
 
 from archbench.batches import predict_logits
-from archbench.freezing import open_stages, set_trainable
-from archbench.models.building import NormalizedNetwork, build_network, parameter_stages
-from archbench.optimization import build_optimizer, epoch_lr, set_lr
+from archbench.models.building import NormalizedNetwork, build_network
+from archbench.optimization import epoch_lr
 from archbench.sampling import epoch_batches, sampling_weights
 from archbench.training_epoch import TrainingData, TrainingError, train_epoch
 from archbench.training_setup import checkpoint_gradients, prepare
@@ -146,134 +145,6 @@ def test_evaluation_shrinks_its_passes_too(capsys: pytest.CaptureFixture[str]) -
     got = predict_logits(network, data.images, data.val_rows, batch_size=30, device=CPU)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     assert "evaluating 8 images per pass" in capsys.readouterr().err
-
-
-# Freezing
-
-
-def staged_network() -> NormalizedNetwork:
-    """Three stages with batch norm and a head, as `parameter_stages` finds them."""
-    torch.manual_seed(0)
-    body = nn.Sequential()
-    for k, width in enumerate((3, 4, 6)):
-        block = nn.Sequential()
-        block.add_module(
-            "block", nn.Sequential(nn.Conv2d(width, (4, 6, 8)[k], 3, stride=2), nn.BatchNorm2d((4, 6, 8)[k]))
-        )
-        body.add_module(f"stage{k}", block)
-    body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    body.add_module("head", nn.Linear(8, CLASSES))
-    return NormalizedNetwork(body, normalization="half", architecture="custom1", image_size=SIDE)
-
-
-def moved_stages(tmp_path: Path, network: NormalizedNetwork, **changes: Any) -> list[list[str]]:
-    """Which stages' parameters or statistics move in each epoch."""
-    stages = [(name, [id(p) for p in parameters]) for name, parameters in parameter_stages(network)]
-    names = {id(p): name for name, p in network.named_parameters()}
-    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    moved: list[list[str]] = []
-
-    def watch(_: Any) -> None:
-        now = network.state_dict()
-        changed = {name for name in now if not torch.equal(now[name], last[name])}
-        owners = {names[i].rpartition(".")[0]: stage for stage, ids in stages for i in ids}
-        moved.append([s for s, _ in stages if s in {owners[name.rpartition(".")[0]] for name in changed}])
-        last.update({name: tensor.clone() for name, tensor in now.items()})
-
-    run(
-        tmp_path / "s",
-        network=network,
-        data=tiny_data(n_train=8, n_val=6),
-        on_epoch=watch,
-        augmentation="none",
-        lr=0.01,
-        **changes,
-    )
-    return moved
-
-
-def test_progressive_unfreezing_opens_one_stage_after_the_other(tmp_path: Path) -> None:
-    """Fault of S2: it was a no-op; here each epoch's moving parameters and statistics are looked at."""
-    network = staged_network()
-    names = [name for name, _ in parameter_stages(network)]
-    moved = moved_stages(tmp_path, network, epochs=8, freeze_epochs=2, unfreeze="progressive", unfreeze_every=2)
-    assert moved == [names[-1:], names[-1:], *[names[-k:] for k in (2, 2, 3, 3, 4, 4)]]
-
-
-def test_unfreezing_all_at_once(tmp_path: Path) -> None:
-    network = staged_network()
-    names = [name for name, _ in parameter_stages(network)]
-    assert moved_stages(tmp_path, network, epochs=3, freeze_epochs=2) == [names[-1:], names[-1:], names]
-
-
-def test_a_frozen_backbone_stays_frozen_for_good(tmp_path: Path) -> None:
-    """Fault of S1: frozen bases were left in training mode, so that their statistics moved."""
-    network = staged_network()
-    names = [name for name, _ in parameter_stages(network)]
-    assert moved_stages(tmp_path, network, epochs=3, freeze="backbone") == [names[-1:]] * 3
-
-
-def test_stages_open_by_the_calendar() -> None:
-    settings = recipe(epochs=9, freeze_epochs=2, unfreeze="progressive", unfreeze_every=3)
-    assert [open_stages(epoch, 4, settings) for epoch in range(1, 10)] == [1, 1, 2, 2, 2, 3, 3, 3, 4]
-    assert open_stages(99, 4, settings) == 4
-
-
-def test_norms_at_rest_and_dropout_of_the_head_on() -> None:
-    network = tiny_network(dropout=0.5)
-    set_trainable(network, parameter_stages(network), n_open=1)
-    assert not network.network.features[1].training and network.network.dropout.training
-    set_trainable(network, parameter_stages(network), n_open=len(parameter_stages(network)))
-    assert all(module.training for module in network.modules())
-    assert all(p.requires_grad for p in network.parameters())
-
-
-# Optimizer and rate
-
-
-def test_layer_decay_slows_the_early_stages() -> None:
-    network = staged_network()
-    stages = parameter_stages(network)
-    optimizer = build_optimizer(stages, recipe(layer_decay=0.5, weight_decay=0.1))
-    set_lr(optimizer, 0.8)
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    for depth, (_, parameters) in enumerate(reversed(stages)):
-        for parameter in parameters:
-            assert rates[id(parameter)] == pytest.approx((0.8 * 0.5**depth, 0.1 if parameter.ndim > 1 else 0.0))
-    assert len(rates) == len(list(network.parameters()))
-
-
-def test_layer_decay_arrives_in_the_step(tmp_path: Path) -> None:
-    def first_stage_move(name: str, decay: float) -> float:
-        network = tiny_network()
-        before = network.network.features[0].weight.detach().clone()
-        run(tmp_path / name, network=network, epochs=1, optimizer="sgd", momentum=0.0, layer_decay=decay, lr=1e-3)
-        return float((network.network.features[0].weight.detach() - before).norm())
-
-    assert first_stage_move("decayed", 0.01) < 0.1 * first_stage_move("plain", 1.0)
-
-
-def test_one_cycle_is_torchs() -> None:
-    total = 2001
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=total, pct_start=0.1)
-    settings, rates = recipe(lr=0.3, epochs=20, schedule="one_cycle"), []
-    for _ in range(total):
-        rates.append(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step() if len(rates) < total else None
-    ours = [epoch_lr(20 * k / (total - 1), settings) for k in range(total)]
-    np.testing.assert_allclose(ours, rates, atol=0.3 * 0.01)
-    assert max(ours) == pytest.approx(0.3) and ours[-1] == pytest.approx(0.3 / 25e4)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "step", "plateau", "one_cycle", "constant"])
-def test_warmup_stands_in_front_of_any_schedule(schedule: str) -> None:
-    settings = recipe(lr=1.0, epochs=12, schedule=schedule, warmup_epochs=2, step_epochs=5)
-    assert [epoch_lr(epoch, settings) for epoch in (0.5, 1, 2)] == pytest.approx([0.25, 0.5, 1.0])
-    later, plain = settings, recipe(lr=1.0, epochs=10, schedule=schedule, step_epochs=5)
-    for epoch in (3, 6.5, 12):
-        assert epoch_lr(epoch, later) == pytest.approx(epoch_lr(epoch - 2, plain))
 
 
 # Memory and speed switches

@@ -112,3 +112,18 @@ def stop_after(epoch: int) -> Callable[[list[Any]], None]:
             raise Interrupted
 
     return on_epoch
+
+
+def staged_network() -> NormalizedNetwork:
+    """Three stages with batch norm and a head, as `parameter_stages` finds them."""
+    torch.manual_seed(0)
+    body = nn.Sequential()
+    for k, width in enumerate((3, 4, 6)):
+        block = nn.Sequential()
+        block.add_module(
+            "block", nn.Sequential(nn.Conv2d(width, (4, 6, 8)[k], 3, stride=2), nn.BatchNorm2d((4, 6, 8)[k]))
+        )
+        body.add_module(f"stage{k}", block)
+    body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    body.add_module("head", nn.Linear(8, CLASSES))
+    return NormalizedNetwork(body, normalization="half", architecture="custom1", image_size=SIDE)
