@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 from archbench.artifacts import Predictions, decide, softmax
 from archbench.metrics.metric import Array
 from archbench.metrics.scoring import scored_rows
+from archbench.metrics.views import is_grouped, views
 
 
 @dataclass(frozen=True)
 class CaseChange:
-    """One case whose decision changed, seeds taken together.
+    """One case, or label or zone of a case, whose decision changed, seeds taken together.
 
     Attributes:
         case: Its name.
         patient: Its patient.
+        label: The label or zone; empty with one target.
         truth: True class.
         before: What the first study called it.
         after: What the second study calls it.
@@ -29,6 +32,7 @@ class CaseChange:
 
     case: str
     patient: str
+    label: str
     truth: str
     before: str
     after: str
@@ -95,12 +99,30 @@ def _ordered(rows: Predictions) -> Predictions:
 def case_changes(first: Predictions, second: Predictions) -> tuple[list[CaseChange], dict[str, int]]:
     """Return the cases whose decision changed, the largest change of certainty first, and the counts of all outcomes.
 
-    Seeds are taken together by their mean probability.
+    Seeds are taken together by their mean probability. Of several labels or zones each known one counts; a label is
+    called from a probability of .5.
 
     Args:
-        first: Paired rows of a task with one label, from `pair_tables`.
+        first: Paired rows of a task whose cases are called something, from `pair_tables`.
         second: The same cases of the second study.
+    Raises:
+        ValueError: If the tables hold numbers, of which none is right or wrong.
     """
+    if first.outputs == "value":
+        raise ValueError("numbers are neither right nor wrong: only their differences can be compared")
+    grouped = is_grouped(first)
+    changes: list[CaseChange] = []
+    counts: Counter[str] = Counter()
+    for before, after in zip(views(first), views(second), strict=True):
+        changed, outcomes = _changes(before, after, before.labels[0] if grouped else "")
+        changes += changed
+        counts.update(outcomes)
+    changes.sort(key=lambda change: -abs(change.certainty_after - change.certainty_before))
+    return changes, dict(counts)
+
+
+def _changes(first: Predictions, second: Predictions, label: str) -> tuple[list[CaseChange], dict[str, int]]:
+    """The same of one target."""
     classes, rule = first.classes, first.metadata.get("decision", "argmax")
     before, after = _mean_probabilities(first), _mean_probabilities(second)
     names, index = np.unique(first.case_id, return_index=True)
@@ -115,12 +137,12 @@ def case_changes(first: Predictions, second: Predictions) -> tuple[list[CaseChan
     }
     sure = [table[np.arange(len(names)), truth] for table in (before, after)]
     changed = np.flatnonzero(called[0] != called[1])
-    changed = changed[np.argsort(-np.abs(sure[1] - sure[0])[changed], kind="stable")]
     outcome = np.where(right[1], "fixed", np.where(right[0], "broken", "other mistake"))
     return [
         CaseChange(
             str(names[k]),
             str(patients[k]),
+            label,
             classes[truth[k]],
             classes[called[0][k]],
             classes[called[1][k]],

@@ -5,7 +5,8 @@
 
 A study is a results folder, a study file, or a name under results/. Models of the same name are paired; --models
 OLD=NEW pairs others. Differences are those of the second study from the first, over shared resamples of patients;
-p values are corrected by Holm over all pairs. changed_cases.csv lists every case that is called otherwise.
+p values are corrected by Holm over all pairs. changed_cases.csv lists every case that is called otherwise; with
+several labels or zones, each of them (a label is called from a probability of .5).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from archbench.case_comparison import as_rows, case_changes
 from archbench.command_line import run
 from archbench.config import load_study
 from archbench.leaderboard.versus import judge, paired_difference
+from archbench.metrics.views import is_grouped
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -108,13 +110,13 @@ def compare_pair(before: Path, after: Path, args: argparse.Namespace) -> tuple[d
         delta=args.delta,
         clinical_cut=args.clinical_cut,
     )
-    changed, outcomes = case_changes(first, second) if len(first.labels) == 1 else ([], None)
-    return {**row, "outcomes": outcomes}, as_rows(changed)
+    changed, outcomes = ([], None) if first.outputs == "value" else case_changes(first, second)
+    return {**row, "grouped": is_grouped(first), "outcomes": outcomes}, as_rows(changed)
 
 
 def to_csv(changes: list[dict[str, Any]]) -> str:
     """The changed cases as CSV."""
-    head = ["dataset", "before_model", "after_model", "case", "patient", "truth", "before", "after"]
+    head = ["dataset", "before_model", "after_model", "case", "patient", "label", "truth", "before", "after"]
     head += ["certainty_before", "certainty_after", "outcome"]
     text = io.StringIO()
     writer = csv.DictWriter(text, head, lineterminator="\n")
@@ -131,7 +133,8 @@ def sentence(row: dict[str, Any]) -> str:
     interval = "" if row["low"] is None else f" ({row['low']:+.3f} to {row['high']:+.3f})"
     p = "" if row["p_holm"] is None else f", p {row['p_holm']:.3g}"
     counts = row["outcomes"]
-    cases = f"; {counts['fixed']} cases fixed, {counts['broken']} broken" if counts else ""
+    what = "cells" if row["grouped"] else "cases"
+    cases = f"; {counts['fixed']} {what} fixed, {counts['broken']} broken" if counts else ""
     return (
         f"{row['dataset']}/{name}: {row['primary']} {row['value_before']:.3f} -> {row['value_after']:.3f}, "
         f"difference {row['difference']:+.3f}{interval}{p}: {row['verdict']}{cases}"

@@ -110,11 +110,11 @@ def test_one_part_without_folds_claims_no_fit(tmp_path):
     assert [row["model"] for row in rows] == ["ensemble", "net"], "a model of this name is a model like the others"
 
 
-def write_labels(path):
+def write_labels(path, skill=1.0):
     """100 patients of two images in four folds, two labels with unknown cells."""
     generator = np.random.default_rng(3)
     truth = (generator.random((200, 2)) < (0.5, 0.3)).astype(int)
-    logits = 2 * truth - 1 + generator.normal(size=(200, 2))
+    logits = skill * (2 * truth - 1) + generator.normal(size=(200, 2))
     lines = ["case,patient,model,fold,logit_a,logit_b,target_a,target_b"]
     for i, (odds, said) in enumerate(zip(logits.round(5), truth, strict=True)):
         known = "" if i % 9 == 0 else str(said[1])
@@ -168,6 +168,23 @@ def test_two_studies_are_compared_case_by_case(studies):
     assert len(fixed) == net["outcomes"]["fixed"] > net["outcomes"]["broken"]
     assert all(row["after"] == row["truth"] != row["before"] for row in fixed)
     assert "cases fixed" in done.stdout
+
+
+def test_studies_of_several_labels_are_compared_label_by_label(tmp_path):
+    from archbench.artifacts import read_json
+
+    for name in ("before", "after"):
+        file = write_labels(tmp_path / f"{name}.csv", skill=1.0 if name == "before" else 2.0)
+        done = run("evaluate.py", "--predictions", file, "--task", "multilabel", *FEW, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "results" / name / name).rename(tmp_path / "results" / name / "data1")
+    done = run("compare.py", "before", "after", "--resamples", "300", cwd=tmp_path)
+    assert done.returncode == 0 and "cells fixed" in done.stdout, done.stderr
+    folder = tmp_path / "results" / "after-against-before"
+    outcomes = read_json(folder / "study_comparison.json")["pairs"][0]["outcomes"]
+    cells = list(csv.DictReader((folder / "changed_cases.csv").read_text().splitlines()))
+    assert {cell["label"] for cell in cells} == {"a", "b"}
+    assert sum(cell["outcome"] == "fixed" for cell in cells) == outcomes["fixed"] > outcomes["broken"]
 
 
 def test_the_difference_turns_with_the_order(studies):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from label_tables import label_table
+from label_tables import label_table, zone_table
 from planted import planted, table
 
 from archbench.case_comparison import as_rows, case_changes, pair_tables
@@ -34,6 +34,29 @@ def test_a_study_against_itself_changes_nothing():
     rows = planted(patients=40, seeds=(1, 2))
     changes, counts = case_changes(*pair_tables(rows, rows)[:2])
     assert changes == [] and counts["fixed"] == counts["broken"] == 0
+
+
+def test_every_label_and_zone_of_a_case_counts_by_itself():
+    """Against a count cell by cell: one seed, decisions at a probability of .5, unknown cells left out."""
+    before, after = label_table(60, skill=0.5), label_table(60, skill=1.5, rng=2)
+    for rows in (before, after):
+        rows.targets[7, 1] = np.nan
+    changes, counts = case_changes(*pair_tables(before, after)[:2])
+    called = [rows.logits > 0 for rows in (before, after)]
+    known = ~np.isnan(before.targets)
+    right = [side == (before.targets == 1) for side in called]
+    assert counts["fixed"] == int((~right[0] & right[1] & known).sum()) > 0
+    assert counts["broken"] == int((right[0] & ~right[1] & known).sum())
+    assert sum(counts.values()) == known.sum() == 179
+    told = {(change.case, change.label) for change in changes}
+    differs = (called[0] != called[1]) & known
+    assert told == {(before.case_id[i], before.labels[j]) for i, j in np.argwhere(differs)}
+    moved = [abs(change.certainty_after - change.certainty_before) for change in changes]
+    assert moved == sorted(moved, reverse=True)
+    zones, counts = case_changes(*pair_tables(zone_table(60, skill=0.5), zone_table(60, rng=2))[:2])
+    assert {change.label for change in zones} == {"upper", "middle", "lower"}
+    assert {change.truth for change in zones} <= {"Normal", "Mild", "Moderate", "Severe"}
+    assert counts["fixed"] > counts["broken"]
 
 
 def test_a_target_unknown_in_both_studies_is_no_difference():
