@@ -13,6 +13,7 @@ from archbench.report.figures import GRID_COLOR, OKABE_ITO, Panel, wrap
 from archbench.report.labels import format_count, format_value, metric_label
 from archbench.report.quality_figures import ranked, ranked_drawn
 from archbench.report.quality_tables import caption
+from archbench.thresholds import FEW_POSITIVE_PATIENTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -72,12 +73,13 @@ def threshold_table(dataset: DatasetResult, model: ModelResult) -> Table | None:
     parameters = tuned.get("parameters") or []
     if not parameters:
         return None
+    few = (tuned.get("rule") or {}).get("few_positive_patients", FEW_POSITIVE_PATIENTS)
     columns = [
         Column("Label", numeric=False),
         Column("Threshold", "mean over folds and seeds"),
         Column("SD"),
         Column("Range over folds"),
-        Column("Positive patients", "fewest among those it was fitted on; below 25 the one for all is taken"),
+        Column("Positive patients", f"fewest among those it was fitted on; below {few} the one for all is taken"),
     ]
     labels = dict.fromkeys(item["label"] for item in parameters)
     rows = [_threshold_row(label, [item for item in parameters if item["label"] == label]) for label in labels]

@@ -37,7 +37,7 @@ def tuned_section(labels: Sequence[str], rare: str) -> dict[str, Any]:
         for seed in SEEDS
     ]
     return {
-        "rule": {"kind": "sensitivity", "value": 0.9, "few_positive_patients": 25},
+        "rule": {"kind": "sensitivity", "value": 0.9, "few_positive_patients": 7},
         "calibration": "platt",
         "reason": None,
         "parameters": parameters,

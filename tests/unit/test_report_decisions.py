@@ -95,6 +95,7 @@ def test_thresholds_show_their_rule_and_their_spread_over_folds(tree, tmp_path):
     assert "at a sensitivity of at least 0.9" in tuned_table(dataset).caption
     table = threshold_table(dataset, dataset.find("custom1"))
     rows = {row[0].text: row for row in table.rows}
+    assert "below 7 the one for all is taken" in table.columns[-1].hint
     name, mean, sd, spread, patients = rows["Edema"]
     assert (mean.sort, sd.sort) == (pytest.approx(0.37), pytest.approx(0.02))
     assert (name.sub, spread.text, patients.sort) == ("", "0.350 to 0.390", 60)
