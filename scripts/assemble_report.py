@@ -30,6 +30,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="JSON list of those of jobs that failed (without it: logs that speak of a failure)",
     )
+    parser.add_argument(
+        "--outdated",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of files and folders that this run was to make anew and hasn't; they don't count",
+    )
     parser.add_argument("--partial", action="store_true", help="report although models failed or were not finished")
     parser.add_argument("--code", default="", metavar="FINGERPRINT", help="code fingerprint for the provenance")
     return parser.parse_args(argv)
@@ -47,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             output=output,
             logs=arguments.logs,
             failed_logs=[Path(log) for log in read_json(failed)] if failed else None,
+            outdated=[Path(path) for path in read_json(arguments.outdated)] if arguments.outdated else [],
             partial=arguments.partial,
             code=arguments.code,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,17 @@ class Run:
     history: dict[str, list[float | None]]
 
 
-def read_optional(path: Path, what: str, missing: dict[str, str]) -> dict[str, Any] | None:
-    """Read a JSON object; if that fails, note why under `what` and return None."""
+def read_optional(
+    path: Path, what: str, missing: dict[str, str], outdated: Collection[Path] = ()
+) -> dict[str, Any] | None:
+    """Read a JSON object; if that fails, note why under `what` and return None.
+
+    Args:
+        outdated: Files and folders that this run was to make anew, and hasn't: what lies there is another run's.
+    """
+    if path.exists() and any(place in outdated for place in (path, *path.parents)):
+        missing[what] = f"{path.name} is of an earlier run"
+        return None
     if not path.exists():
         missing[what] = f"{path.name} was not written"
         return None

@@ -31,6 +31,7 @@ def write_report(
     output: Path,
     logs: Path | None = None,
     failed_logs: Sequence[Path] | None = None,
+    outdated: Sequence[Path] = (),
     partial: bool = False,
     code: str = "",
 ) -> StudyResult:
@@ -42,6 +43,7 @@ def write_report(
         output: Folder to write to; usually the same.
         logs: Folder of the job logs, for the end of the log of a failed model.
         failed_logs: Logs of the jobs that failed, where that is known; else the logs are read for it.
+        outdated: Files of an earlier run, see `collect_study`.
         partial: Go on although a model has no result, and list it as failed or not finished.
         code: Fingerprint of the report's code.
     Returns:
@@ -49,7 +51,8 @@ def write_report(
     Raises:
         IncompleteStudyError: If a model has no result and `partial` is false.
     """
-    study = collect_study(configuration=configuration, results=results, logs=logs, failed_logs=failed_logs, code=code)
+    told: dict[str, Any] = {"logs": logs, "failed_logs": failed_logs, "outdated": outdated}
+    study = collect_study(configuration=configuration, results=results, **told, code=code)
     if study.without_result and not partial:
         names = ", ".join(f"{dataset}/{model}" for dataset, model in study.without_result)
         raise IncompleteStudyError(f"no result of {names}: run the study again, or report what there is with --partial")

@@ -6,7 +6,7 @@ say it, and nothing is filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,7 @@ def collect_study(
     results: Path,
     logs: Path | None = None,
     failed_logs: Sequence[Path] | None = None,
+    outdated: Collection[Path] = (),
     code: str = "",
 ) -> StudyResult:
     """Read all artifacts of a study.
@@ -212,12 +213,13 @@ def collect_study(
         results: The folder of the study, `results/<study>`.
         logs: Folder that holds one log per job; searched for the logs of failed jobs.
         failed_logs: Logs of the jobs that failed, where that is known; else the logs themselves are read for it.
+        outdated: Files and folders of an earlier run, which this one was to make anew and hasn't: they don't count.
         code: Fingerprint of the report's code.
     Returns:
         The study. Missing or damaged files are noted, never raised.
     """
     config = dict(configuration)
-    jobs = JobLogs(logs, failed_logs)
+    jobs = JobLogs(logs, failed_logs, frozenset(outdated))
     datasets = tuple(
         _collect_dataset(name, dict(entry), config, results / name, jobs)
         for name, entry in config.get("datasets", {}).items()
@@ -236,8 +238,8 @@ def _collect_dataset(
 ) -> DatasetResult:
     missing: dict[str, str] = {}
     audit = read_optional(folder / "data" / "audit.json", "audit", missing)
-    timing = read_optional(folder / "timing.json", "timing", missing)
-    comparison = read_optional(folder / "comparison.json", "comparison", missing)
+    timing = read_optional(folder / "timing.json", "timing", missing, jobs.outdated)
+    comparison = read_optional(folder / "comparison.json", "comparison", missing, jobs.outdated)
     models = [
         _collect_model(model, dict(values or {}), config, folder, timing, jobs)
         for model, values in config.get("models", {}).items()
@@ -267,13 +269,13 @@ def _collect_model(
 ) -> ModelResult:
     folder = dataset_folder / name
     missing: dict[str, str] = {}
-    metrics = read_optional(folder / "metrics.json", "metrics", missing)
-    calibration = read_optional(folder / "calibration.json", "calibration", missing)
+    metrics = read_optional(folder / "metrics.json", "metrics", missing, jobs.outdated)
+    calibration = read_optional(folder / "calibration.json", "calibration", missing, jobs.outdated)
     elsewhere = bool(entry.get("predictions"))  # a CSV of another tool: nothing was to be exported or timed
-    export = None if elsewhere else read_optional(folder / "export.json", "export", missing)
+    export = None if elsewhere else read_optional(folder / "export.json", "export", missing, jobs.outdated)
     gradcam = None
     if (config.get("explain") or {}).get("cases", 1):
-        gradcam = read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing)
+        gradcam = read_optional(folder / "gradcam" / "gradcam.json", "gradcam", missing, jobs.outdated)
     timed = timing is not None and any(row["model"] == name for row in timing.get("results", []))
     if not timed and not elsewhere:
         missing["timing"] = "not timed"
@@ -314,9 +316,9 @@ def _status(folder: Path, metrics: dict[str, Any] | None, missing: dict[str, str
 def _collect_ensemble(dataset_folder: Path, config: dict[str, Any], jobs: JobLogs, *, n_base: int) -> ModelResult:
     folder = dataset_folder / ENSEMBLE
     missing: dict[str, str] = {}
-    metrics = read_optional(folder / "metrics.json", "metrics", missing)
-    calibration = read_optional(folder / "calibration.json", "calibration", missing)
-    decision = read_optional(folder / "decision.json", "decision", missing)
+    metrics = read_optional(folder / "metrics.json", "metrics", missing, jobs.outdated)
+    calibration = read_optional(folder / "calibration.json", "calibration", missing, jobs.outdated)
+    decision = read_optional(folder / "decision.json", "decision", missing, jobs.outdated)
     if metrics is None and n_base < 2:
         missing["metrics"] = f"an ensemble needs two evaluated models, there are {n_base}"
     failed, log = jobs.failure_of(dataset_folder, ENSEMBLE) if metrics is None else (False, None)

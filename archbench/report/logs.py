@@ -25,15 +25,17 @@ class LogTail:
 
 @dataclass(frozen=True)
 class JobLogs:
-    """The logs of a study.
+    """The logs of a study, and what Snakemake knows of its jobs.
 
     Attributes:
         folder: Holds one log per job.
         failed: Logs of the jobs that failed, as Snakemake knows them; None where nobody told.
+        outdated: What lies where jobs that did not end were to write: it is of an earlier run.
     """
 
     folder: Path | None
     failed: Sequence[Path] | None = None
+    outdated: frozenset[Path] = frozenset()
 
     def failure_of(self, dataset_folder: Path, model: str) -> tuple[bool, LogTail | None]:
         """Whether a job of a model failed, and the end of the log that says most about what became of the model."""

@@ -219,6 +219,18 @@ def test_damaged_artifact_is_noted_not_raised(tmp_path: Path) -> None:
     assert "not an object" in found.datasets[0].missing["timing"]
 
 
+def test_files_of_an_earlier_run_count_as_absent(tmp_path: Path) -> None:
+    configuration, results = write_study(tmp_path, SyntheticStudy(label="earlier", n_patients=30))
+    folder = results / "fundus"
+    outdated = [folder / "resnet18/metrics.json", folder / "resnet18/gradcam", folder / "comparison.json"]
+    found = collect_study(configuration=configuration, results=results, outdated=outdated).datasets[0]
+    model = found.find("resnet18")
+    assert model is not None and model.metrics is None and model.gradcam is None
+    assert "earlier run" in model.missing["metrics"] and "earlier run" in model.missing["gradcam"]
+    assert model.calibration is not None and found.comparison is None
+    assert all(other.metrics is not None for other in found.models if other.name != "resnet18")
+
+
 STOPPED = "train fundus/resnet18 fold 0 seed 42 | asked to leave by SIGTERM: the same job goes on"
 
 

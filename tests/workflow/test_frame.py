@@ -116,11 +116,29 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
     assert [item["name"] for item in decision["left_out"]] == ["broken"]
     assert "broken was left out" in completed.stdout and "left out" in page
     assert rows["ensemble"]["qwk"]
+    compared = json.loads((edited.folder / "results/tiny/phantom/comparison.json").read_text())
+    assert {row["model"] for row in compared["models"]} == {"custom1", "resnet18", "ensemble"}
+    assert compared["pairs"] and rows["custom1"]["verdict"]
     planned = edited.planned()
     assert planned["predict"] == 1, "a partial report is not taken for the whole one"
-    assert planned["ensemble"] == 1, "nor is an ensemble of what was there"
+    assert planned["ensemble"] == planned["compare"] == 1, "nor is an ensemble of what was there"
     edited.edit("config/config.yaml", entry, "explain:")
     assert edited.planned()["assemble_report"] == 1
+
+
+def test_a_model_that_fails_when_it_is_trained_again_shows_no_earlier_result(edited):
+    """Its old metrics and the old comparison lie there still: they are of other settings than the report's."""
+    recipe = "training: {loss: weighted_cross_entropy}"
+    edited.edit("config/config.yaml", recipe, "training: {loss: weighted_cross_entropy, lr: 1.0e+30, grad_clip: null}")
+    assert edited.snakemake("--cores", "2", check=False).returncode != 0
+    with open(edited.folder / "results/tiny/results_table.csv", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert rows["resnet18"]["status"] == "failed" and not rows["resnet18"]["qwk"]
+    assert rows["custom1"]["qwk"] and not rows["ensemble"]["qwk"], "of one model there is no ensemble"
+    page = (edited.folder / "results/tiny/report.html").read_text()
+    assert "lower training.lr" in page, "the end of its log"
+    compared = json.loads((edited.folder / "results/tiny/phantom/comparison.json").read_text())
+    assert [row["model"] for row in compared["models"]] == ["custom1"]
 
 
 def test_after_ctrl_c_what_was_not_finished_is_not_called_failed(edited):

@@ -4,6 +4,16 @@ from pathlib import Path
 from archbench.artifacts import write_json
 
 
+def outdated_files():
+    """What lies where jobs that did not end were to write: results of an earlier run, of other settings or code."""
+    return {
+        str(file)
+        for job in workflow.dag.needrun_jobs()
+        for file in job.output
+        if os.path.exists(file)
+    }
+
+
 def has_predictions(dataset, model):
     """Whether a model's predictions are those of checkpoints that are all there."""
     table = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=model)[0]
@@ -13,9 +23,24 @@ def has_predictions(dataset, model):
         given or of_fold.format(dataset=dataset, model=model, fold=f, seed=s)
         for f, s in runs(dataset)
     ]
-    if not all(map(os.path.exists, [table, *weights])):
+    if table in outdated_files() or not all(map(os.path.exists, [table, *weights])):
         return False
     return os.path.getmtime(table) >= max(map(os.path.getmtime, weights))
+
+
+def ensemble_files(dataset):
+    """Files of the ensemble of a dataset: those that combining writes, and those that scoring writes."""
+    folder = ENSEMBLE.format(dataset=dataset)
+    made = [f"{folder}/{file}" for file in ("predictions.parquet", "decision.json")]
+    scored = [f"{folder}/{file}" for file in ("metrics.json", "predictions.csv")]
+    return made, scored
+
+
+def partial_members(dataset):
+    """Members of the ensemble that can be combined although others are missing; none where that is no ensemble."""
+    members = [name for name in ENSEMBLE_MEMBERS if has_predictions(dataset, name)]
+    enough = members and len(members) + len(STUDY.ensemble.external) > 1
+    return members if has_ensemble() and enough and members != ENSEMBLE_MEMBERS else []
 
 
 def partial_ensemble_command(dataset):
@@ -24,13 +49,12 @@ def partial_ensemble_command(dataset):
     Snakemake runs no job whose input failed, so this is no rule. Its files get a date before all results, so that
     the next run makes them anew.
     """
-    members = [name for name in ENSEMBLE_MEMBERS if has_predictions(dataset, name)]
-    missing = [name for name in ENSEMBLE_MEMBERS if name not in members]
-    if not (missing and members and len(members) + len(STUDY.ensemble.external) > 1):
+    members = partial_members(dataset)
+    if not members:
         return "true"
+    missing = [name for name in ENSEMBLE_MEMBERS if name not in members]
     folder = ENSEMBLE.format(dataset=dataset)
-    made = [f"{folder}/{file}" for file in ("predictions.parquet", "decision.json")]
-    scored = [f"{folder}/{file}" for file in ("metrics.json", "predictions.csv")]
+    made, scored = ensemble_files(dataset)
     tables = expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=members)
     common = f"--study $STUDY_FILE --dataset {dataset} --folds {DATA.format(dataset=dataset)}/folds.parquet"
     return (
@@ -43,13 +67,57 @@ def partial_ensemble_command(dataset):
     )
 
 
+def partial_comparison_command(dataset):
+    """After an error: the comparison of the models that have predictions, and of the ensemble if there is one."""
+    tables = compared_tables(dataset)
+    if not tables:
+        return "true"
+    output = f"{RESULTS}/{dataset}/comparison.json"
+    return (
+        f"(rm -f {output}; python $SCRIPTS/compare.py --study $STUDY_FILE --dataset {dataset}"
+        f" --models {' '.join(tables)} --predictions {' '.join(tables.values())} --output {output}"
+        f" && touch -t 197001020000 {output}) || true"
+    )
+
+
+def compared_tables(dataset):
+    """Prediction tables of what is compared although not all models are there; empty where nothing is to be done."""
+    tables = {
+        model: expand(f"{MODEL}/predictions.parquet", dataset=dataset, model=model)[0]
+        for model in rated_models()
+    }
+    there = [model for model in MODELS if has_predictions(dataset, model)]
+    if partial_members(dataset) or (
+        has_ensemble()
+        and os.path.exists(tables["ensemble"])
+        and tables["ensemble"] not in outdated_files()
+    ):
+        there.append("ensemble")
+    if there == rated_models():
+        return {}
+    return {model: tables[model] for model in there}
+
+
 def partial_commands():
     """After an error: what can be made of what there is."""
-    ensembles = map(partial_ensemble_command, DATASETS) if has_ensemble() else []
-    return "; ".join([*ensembles, partial_report_command()])
+    kept = outdated_files()
+    for dataset in DATASETS:
+        if partial_members(dataset):
+            kept -= set(sum(ensemble_files(dataset), []))
+        if compared_tables(dataset):
+            kept -= {f"{RESULTS}/{dataset}/comparison.json"}
+    outdated = f"{LOGS}/outdated.json"
+    write_json(outdated, sorted(kept))
+    return "; ".join(
+        [
+            *map(partial_ensemble_command, DATASETS),
+            *map(partial_comparison_command, DATASETS),
+            partial_report_command(more=f"--outdated {outdated}"),
+        ]
+    )
 
 
-def partial_report_command(script="assemble_report", masks=()):
+def partial_report_command(script="assemble_report", masks=(), more=""):
     """After an error or Ctrl-C: a report of what there is, failed models named with the end of their logs.
 
     Its page gets a date before all results, or the next run would take it for the whole report.
@@ -60,7 +128,7 @@ def partial_report_command(script="assemble_report", masks=()):
     )
     command = (
         f"python $SCRIPTS/{script}.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
-        f" --failed-logs {failed} {argument_of('masks', masks)}"
+        f" --failed-logs {failed} {argument_of('masks', masks)} {more}"
     )
     return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 
