@@ -13,7 +13,7 @@ from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 from archbench.config import parse_study
-from archbench.fingerprint import components_of, fingerprint
+from archbench.fingerprint import KeptFingerprints, components_of
 
 min_version("9.0")
 

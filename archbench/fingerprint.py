@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from archbench.artifacts import read_json, write_json
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS
 
 PACKAGE = "archbench"
@@ -55,6 +57,49 @@ def _fingerprint(script: str, components: tuple[tuple[str, str], ...]) -> str:
         SCRIPTS / f"{script}.py",
         [(_module_path(REGISTRIES[kind].module(name)), REGISTRIES[kind].entry(name)) for kind, name in components],
     )
+
+
+class KeptFingerprints:
+    """`fingerprint` that keeps its answers in a file for as long as no source file changes.
+
+    Every start of the workflow asks for the same dozen, and so does each job of a cluster; parsing the package for
+    them takes longer than all else that a start needs.
+
+    Args:
+        path: JSON file of the answers; written when there is a new one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.source = source_hash()
+        self.found = self._kept()
+
+    def __call__(self, script: str, components: Iterable[tuple[str, str]] = ()) -> str:
+        """Return `fingerprint(script, components)`."""
+        components = tuple(components)
+        key = " ".join([script, *(f"{kind}:{name}" for kind, name in components)])
+        if key not in self.found:
+            self.found[key] = fingerprint(script, components)
+            # Another process may have added some; one that is lost is found again.
+            write_json(self.path, {"source": self.source, "fingerprints": self._kept() | self.found})
+        return self.found[key]
+
+    def _kept(self) -> dict[str, str]:
+        try:
+            content = read_json(self.path)
+            return dict(content["fingerprints"]) if content["source"] == self.source else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """Return the hash of all source text that a fingerprint can depend on, and of the Python that parses it."""
+    digest = hashlib.sha256(sys.version.encode())
+    for folder in (PACKAGE, RUNNER, SCRIPTS.name):
+        for path in sorted(root.joinpath(folder).rglob("*.py")):
+            digest.update(f"\n{path.relative_to(root).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def fingerprint_files(script: Path, components: Iterable[tuple[Path, str]] = (), *, root: Path = ROOT) -> str:

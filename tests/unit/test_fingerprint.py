@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from archbench.fingerprint import components_of, fingerprint, fingerprint_files, slice_component
+from archbench.artifacts import read_json, write_json
+from archbench.fingerprint import (
+    KeptFingerprints,
+    components_of,
+    fingerprint,
+    fingerprint_files,
+    slice_component,
+    source_hash,
+)
 from archbench.registry import ARCHITECTURES, DATASETS, LOSSES, METRICS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -227,3 +235,46 @@ def test_component_modules_hold_only_statements_that_slicing_understands() -> No
 def test_open_names_have_the_code_of_their_family() -> None:
     one, other = (fingerprint("predict", components_of(architecture=f"timm:{n}")) for n in ("regnety_002", "resnet14t"))
     assert one == other != fingerprint("predict", components_of(architecture="resnet18"))
+
+
+def test_kept_fingerprints_are_those_computed_and_are_found_again_without_parsing(tmp_path: Path) -> None:
+    from archbench import fingerprint as module
+
+    components = components_of(architecture="resnet18", loss="focal")
+    kept = KeptFingerprints(tmp_path / "kept.json")
+    assert kept("train", components) == fingerprint("train", components)
+    assert kept("prompts") == fingerprint("prompts") != kept("train", components)
+
+    module._fingerprint.cache_clear()
+    module._parse_text.cache_clear()
+    again = KeptFingerprints(tmp_path / "kept.json")
+    assert again("train", iter(components)) == kept("train", components)
+    assert module._parse_text.cache_info().misses == 0
+
+
+def test_two_processes_keep_their_fingerprints_in_one_file(tmp_path: Path) -> None:
+    one, other = (KeptFingerprints(tmp_path / "kept.json") for _ in range(2))
+    one("prompts")
+    other("evaluate", components_of(metric="qwk"))
+    assert set(read_json(tmp_path / "kept.json")["fingerprints"]) == {"prompts", "evaluate metric:qwk"}
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"source": 1}', '{"source": ', "other source"])
+def test_kept_fingerprints_of_another_source_or_a_damaged_file_are_not_used(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "kept.json"
+    if text == "other source":
+        write_json(path, {"source": "0" * 64, "fingerprints": {"prompts": "stale"}})
+    elif text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert KeptFingerprints(path)("prompts") == fingerprint("prompts")
+    assert read_json(path)["fingerprints"]["prompts"] == fingerprint("prompts")
+
+
+@pytest.mark.parametrize("name", ["archbench/losses/focal.py", "archbench_predict/bundle.py", "scripts/train.py"])
+def test_the_source_hash_changes_with_every_source_file(tmp_path: Path, name: str) -> None:
+    folder = Checkout(tmp_path).folder
+    before = source_hash(folder)
+    assert before == source_hash(CHECKOUT)
+    edited = folder / name
+    edited.write_text(edited.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    assert source_hash(folder) != before

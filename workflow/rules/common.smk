@@ -25,6 +25,8 @@ STUDY_FILE = f"{CACHE}/studies/{STUDY.study}-{STUDY.hash}.json"
 if not os.path.exists(STUDY_FILE):
     write_json(STUDY_FILE, STUDY.model_dump())
 
+fingerprint = KeptFingerprints(f"{CACHE}/fingerprints.json")
+
 DATASETS = list(STUDY.datasets)
 SEGMENTATION = any(entry.task == "segmentation" for entry in STUDY.datasets.values())
 MODELS = list(STUDY.models)
@@ -148,16 +150,15 @@ ARCHITECTURE_OF = {
 }
 
 
-def feature_pointer(w):
-    """Pointer file of the cached features of a frozen backbone, as a list of at most one file."""
-    cached = STUDY.caches_features(w.model, w.dataset)
-    return [f"{DATA}/features-{{model}}.json".format(**w)] if cached else []
+def prompts_of(dataset, model):
+    """Prompts of a prompted model, as a list of at most one file."""
+    prompted = STUDY.prompt_of(model) is not None
+    path = f"{MODEL}/prompts.parquet".format(dataset=dataset, model=model)
+    return [path] if prompted else []
 
 
 def prompts_file(w):
-    """Prompts of a prompted model, as a list of at most one file."""
-    prompted = STUDY.prompt_of(w.model) is not None
-    return [f"{MODEL}/prompts.parquet".format(**w)] if prompted else []
+    return prompts_of(w.dataset, w.model)
 
 
 def given_prompts(w):
@@ -166,9 +167,31 @@ def given_prompts(w):
     return [prompt.csv] if prompt and prompt.csv else []
 
 
-def tuned_file(w):
-    """Result of the hyper-parameter search of a fold, as a list of at most one file."""
-    return [TUNED.format(**w)] if STUDY.tuning and STUDY.tuning.apply else []
+def start_files(w):
+    """What a training reads beside the cases, by the option that takes it; not every model needs all of it."""
+    return start_files_of(w.dataset, w.model)
+
+
+@cache
+def start_files_of(dataset, model):
+    cached = STUDY.caches_features(model, dataset)
+    features = f"{DATA}/features-{{model}}.json".format(dataset=dataset, model=model)
+    return {
+        "cache": cache_pointer_of(dataset, model),
+        "weights": weights_file_of(model),
+        "features": [features] if cached else [],
+        "prompts": prompts_of(dataset, model),
+    }
+
+
+def job_options(w, input):
+    """Wildcards and named inputs of a job, each as the option of its name; an empty input is left out.
+
+    One function instead of one per input: Snakemake's planning pays for every function of every job."""
+    named = [*w.items(), *input.items()]
+    return " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in named if value
+    )
 
 
 def optional(name):

@@ -73,7 +73,12 @@ def prompt_settings(w):
 
 
 def training_code(w, script="train"):
-    recipe = training_of(w.model, w.dataset)
+    return training_code_of(script, w.model, w.dataset)
+
+
+@cache
+def training_code_of(script, model, dataset):
+    recipe = training_of(model, dataset)
     metric = recipe.early_stopping.metric
     metrics = [] if metric == "loss" else [metric]
     space = STUDY.tuning.space if STUDY.tuning else {}
@@ -81,7 +86,9 @@ def training_code(w, script="train"):
     losses = sorted({recipe.loss, *searched})
     return fingerprint(
         script,
-        components_of(architecture=architecture(w), loss=losses, metric=metrics),
+        components_of(
+            architecture=architecture_of(model), loss=losses, metric=metrics
+        ),
     )
 
 

@@ -73,13 +73,10 @@ rule cache_features:
 
 rule train:
     input:
+        unpack(start_files),
         manifest=f"{DATA}/manifest.parquet",
         folds=f"{DATA}/folds.parquet",
-        cache=cache_pointer,
-        weights=weights_file,
-        features=feature_pointer,
-        prompts=prompts_file,
-        tuned=tuned_file,
+        tuned=[TUNED] if STUDY.tuning and STUDY.tuning.apply else [],
     output:
         best=f"{FOLD}/best.safetensors",
         history=f"{FOLD}/history.csv",
@@ -94,10 +91,7 @@ rule train:
         runtime=grow(STUDY.compute.runtime_min),
         gpu=STUDY.compute.gpus,
     params:
-        weights=optional("weights"),
-        features=optional("features"),
-        prompts=optional("prompts"),
-        tuned=optional("tuned"),
+        options=job_options,
         state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}.pt",
         settings=training_settings,
         code=training_code,
@@ -105,21 +99,16 @@ rule train:
         "{wildcards.dataset}: train {wildcards.model}, fold {wildcards.fold}, seed {wildcards.seed}"
     # A scheduler's signal reaches the whole job: python answers it, the shell and tee wait for its last line.
     shell:
-        "trap : TERM USR1; python $SCRIPTS/train.py --study $STUDY_FILE --dataset {wildcards.dataset}"
-        " --model {wildcards.model} --fold {wildcards.fold} --seed {wildcards.seed}"
-        " --manifest {input.manifest} --folds {input.folds} --cache {input.cache} {params.weights}"
-        " {params.features} {params.prompts} {params.tuned} --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
+        "trap : TERM USR1; python $SCRIPTS/train.py --study $STUDY_FILE {params.options}"
+        " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
         " --settings {output.settings} --code {params.code} 2>&1 | (trap '' TERM USR1; exec tee {log})"
 
 
 rule tune_worker:
     input:
+        unpack(start_files),
         manifest=f"{DATA}/manifest.parquet",
         folds=f"{DATA}/folds.parquet",
-        cache=cache_pointer,
-        weights=weights_file,
-        features=feature_pointer,
-        prompts=prompts_file,
     output:
         f"{MODEL}/tuning/fold{{fold}}-worker{{worker}}.json",
     log:
@@ -132,20 +121,15 @@ rule tune_worker:
         runtime=grow(STUDY.compute.runtime_min),
         gpu=STUDY.compute.gpus,
     params:
-        weights=optional("weights"),
-        features=optional("features"),
-        prompts=optional("prompts"),
+        options=job_options,
         storage=search_storage,
         settings=tuning_settings,
         code=tuning_code,
     message:
         "{wildcards.dataset}: search values for {wildcards.model}, fold {wildcards.fold}, worker {wildcards.worker}"
     shell:
-        "python $SCRIPTS/tune.py --study $STUDY_FILE --dataset {wildcards.dataset}"
-        " --model {wildcards.model} --fold {wildcards.fold} --manifest {input.manifest}"
-        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features} {params.prompts}"
-        " --storage {params.storage} --worker {wildcards.worker} --threads {threads}"
-        " --done {output} --code {params.code} 2>&1 | tee {log}"
+        "python $SCRIPTS/tune.py --study $STUDY_FILE {params.options} --storage {params.storage}"
+        " --threads {threads} --done {output} --code {params.code} 2>&1 | tee {log}"
 
 
 rule tune_fold:
@@ -183,13 +167,10 @@ rule tune:
 
 rule train_final:
     input:
+        unpack(start_files),
         manifest=f"{DATA}/manifest.parquet",
         folds=f"{DATA}/folds.parquet",
-        cache=cache_pointer,
-        weights=weights_file,
-        features=feature_pointer,
-        prompts=prompts_file,
-        settings=fold_files(f"{FOLD}/settings.json"),
+        fold_settings=fold_files(f"{FOLD}/settings.json"),
     output:
         best=f"{FINAL}/best.safetensors",
         history=f"{FINAL}/history.csv",
@@ -202,18 +183,14 @@ rule train_final:
         runtime=grow(STUDY.compute.runtime_min),
         gpu=STUDY.compute.gpus,
     params:
-        weights=optional("weights"),
-        features=optional("features"),
-        prompts=optional("prompts"),
+        options=job_options,
         state=f"{CACHE}/state/{STUDY.study}/{{dataset}}/{{model}}/final.pt",
         settings=training_settings,
         code=lambda w: training_code(w, script="final_model"),
     message:
         "{wildcards.dataset}: train {wildcards.model} on all cases"
     shell:
-        "python $SCRIPTS/final_model.py --study $STUDY_FILE --dataset {wildcards.dataset}"
-        " --model {wildcards.model} --fold-settings {input.settings} --manifest {input.manifest}"
-        " --folds {input.folds} --cache {input.cache} {params.weights} {params.features} {params.prompts}"
+        "python $SCRIPTS/final_model.py --study $STUDY_FILE {params.options}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
         " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
 
