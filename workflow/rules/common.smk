@@ -187,7 +187,8 @@ def start_files_of(dataset, model):
 def job_options(w, input):
     """Wildcards and named inputs of a job, each as the option of its name; an empty input is left out.
 
-    One function instead of one per input: Snakemake's planning pays for every function of every job."""
+    One function instead of one per input: Snakemake's planning pays for every function of every job.
+    """
     named = [*w.items(), *input.items()]
     return " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in named if value

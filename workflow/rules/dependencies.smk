@@ -86,9 +86,7 @@ def training_code_of(script, model, dataset):
     losses = sorted({recipe.loss, *searched})
     return fingerprint(
         script,
-        components_of(
-            architecture=architecture_of(model), loss=losses, metric=metrics
-        ),
+        components_of(architecture=architecture_of(model), loss=losses, metric=metrics),
     )
 
 
