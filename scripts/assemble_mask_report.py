@@ -14,13 +14,12 @@ from typing import Any
 from archbench.artifacts import read_json, write_json, write_text
 from archbench.command_line import run
 from archbench.config import load_study
+from archbench.mask_results import COMMAND
 from archbench.report.collect import StudyResult, collect_study
 from archbench.report.mask_page import MaskSection, render_mask_page
 from archbench.report.mask_results import mask_results, study_text, without_masks
 from archbench.report.mask_study import mask_study
 from archbench.report.mask_tables import study_csv
-
-COMMAND = "snakemake --cores 2 --configfile <study file>"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

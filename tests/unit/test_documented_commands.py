@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
+from archbench.config import parse_study
 from archbench.settings import StudyFile
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -73,6 +75,20 @@ def test_make_targets_and_study_files_exist() -> None:
             assert target in targets, f"{name_of(path)}: make {target}"
         for file in re.findall(r"\bconfig/\w+\.yaml", text):
             assert file in OWN or (CHECKOUT / file).is_file(), f"{name_of(path)}: {file}"
+
+
+def test_study_files_that_are_shown_are_accepted() -> None:
+    """With what they leave to the reader: a name, and a model that fits the task."""
+    seen = []
+    for path in PAGES:
+        for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            content = yaml.safe_load(block)
+            if "datasets" in content:
+                masks = any(entry.get("task") == "segmentation" for entry in content["datasets"].values())
+                model = {"architecture": "unet" if masks else "custom1", "image_size": 96}
+                study = parse_study({"study": "shown", "models": {"m": model}, **content}, check_files=False)
+                seen.append(f"{name_of(path)}: {study.study}")
+    assert seen == ["README.md: my_study", "docs/segmentation.md: shown"]
 
 
 def test_links_lead_somewhere() -> None:
