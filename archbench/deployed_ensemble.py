@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.calibrated_mean import fit_calibrated_mean
-from archbench.combining import Blend, fit_gate, fit_greedy, fit_weights
+from archbench.calibrated_mean import (
+    CalibratedMean,
+    fit_calibrated_greedy,
+    fit_calibrated_mean,
+    fit_calibrated_weights,
+)
+from archbench.combining import fit_gate
 from archbench.label_stacking import fit_label_stacker
 from archbench.members import member_logits, member_view, stack_members
 from archbench.metrics.metric import Array
@@ -226,21 +231,14 @@ def _each(kind: str, fit: Callable[[OutOfFold, int, int, NetworkSettings], dict[
     return combination
 
 
-def _blended(fit: Callable[..., Blend]) -> Fit:
-    """One weight per member."""
+def _scaled(fit: Callable[..., CalibratedMean]) -> Fit:
+    """Calibrated members, weighed alike or by fitted weights: of labels a line of each label."""
 
     def weights(one: OutOfFold, n_members: int, seed: int, network: NetworkSettings) -> dict[str, Any]:
-        found = fit(one, applied=nobody(one), n_members=n_members, seed=seed).weights
-        width = one.rows.logits.shape[1] // n_members
-        return {"weights": np.repeat(found[:, None], width, axis=1).tolist(), "intercept": [0.0] * width}
+        found = fit(one, applied=nobody(one), n_members=n_members, seed=seed)
+        return {"weights": found.weights.tolist(), "intercept": found.intercept.tolist()}
 
     return _each("linear", weights)
-
-
-def _scaled(one: OutOfFold, n_members: int, seed: int, network: NetworkSettings) -> dict[str, Any]:
-    """Each member's own scale; of labels a line of each label."""
-    found = fit_calibrated_mean(one, applied=nobody(one), n_members=n_members, seed=seed)
-    return {"weights": found.weights.tolist(), "intercept": found.intercept.tolist()}
 
 
 def _gate(one: OutOfFold, n_members: int, seed: int, network: NetworkSettings) -> dict[str, Any]:
@@ -257,9 +255,9 @@ def _layers(one: OutOfFold, n_members: int, seed: int, network: NetworkSettings)
 
 
 _FITS: dict[str, Fit] = {
-    "calibrated_mean": _each("linear", _scaled),
-    "weighted": _blended(fit_weights),
-    "greedy": _blended(fit_greedy),
+    "calibrated_mean": _scaled(fit_calibrated_mean),
+    "weighted": _scaled(fit_calibrated_weights),
+    "greedy": _scaled(fit_calibrated_greedy),
     "logistic": _logistic,
     "attention": _each("attention", _gate),
     "mlp": _each("network", _layers),

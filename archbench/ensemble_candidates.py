@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from archbench.artifacts import Predictions
-from archbench.calibrated_mean import fit_calibrated_mean
-from archbench.combining import fit_gate, fit_greedy, fit_weights, member_scores
+from archbench.calibrated_mean import fit_calibrated_greedy, fit_calibrated_mean, fit_calibrated_weights
+from archbench.combining import fit_gate, member_scores
 from archbench.label_stacking import fit_label_stacker
 from archbench.members import (
     base_log_probabilities,
@@ -164,8 +164,8 @@ def _of(fit: Callable[..., Any]) -> Callable[[OutOfFold, Predictions, int, Stack
 
 _FITS: dict[str, Callable[[OutOfFold, Predictions, int, Stack], Scorer]] = {
     "calibrated_mean": _of(fit_calibrated_mean),
-    "weighted": _of(fit_weights),
-    "greedy": _of(fit_greedy),
+    "weighted": _of(fit_calibrated_weights),
+    "greedy": _of(fit_calibrated_greedy),
     "logistic": _logistic,
     "attention": _of(fit_gate),
     "mlp": _network,

@@ -12,7 +12,7 @@ from planted import planted
 from planted_labels import halves, planted_labels
 from scipy.optimize import approx_fprime, minimize
 
-from archbench.calibrated_mean import fit_calibrated_mean
+from archbench.calibrated_mean import fit_calibrated_greedy, fit_calibrated_mean, fit_calibrated_weights
 from archbench.combining import (
     Blend,
     fit_gate,
@@ -33,6 +33,8 @@ from archbench.temperature import fit_temperature
 
 FITS = {
     "calibrated mean": fit_calibrated_mean,
+    "calibrated weights": fit_calibrated_weights,
+    "calibrated greedy": fit_calibrated_greedy,
     "weights": fit_weights,
     "greedy": fit_greedy,
     "gate": fit_gate,
@@ -187,6 +189,22 @@ def test_a_mean_of_calibrated_logits_hears_no_member_better_because_it_shouts():
         np.testing.assert_allclose(found.weights[k], line.slope / 2, rtol=1e-9)
 
 
+@pytest.mark.parametrize("fit", [fit_calibrated_weights, fit_calibrated_greedy])
+@pytest.mark.parametrize("make", [planted_labels, planted])
+def test_weights_of_calibrated_members_do_not_depend_on_how_loud_a_member_is(fit, make):
+    """The order of the protocol: calibrate, then combine. A member times 8 says the same, and weighs the same."""
+    quiet, other = make(rng=1, patients=200), make(rng=2, patients=200)
+    found = []
+    for factor in (1.0, 8.0):
+        stacked = stack_members({"a": replace(quiet, logits=factor * quiet.logits), "b": other})
+        source, applied = halves(stacked)
+        fitted = fit(source, applied=applied, n_members=2, seed=1)
+        found.append(fitted.scores(member_scores(applied, 2)))
+        assert (fitted.weights > 0).all()
+    centred = [scores - scores.mean(axis=1, keepdims=True) if make is planted else scores for scores in found]
+    np.testing.assert_allclose(centred[0], centred[1], atol=0.02)
+
+
 def test_a_mean_of_calibrated_logits_of_classes_is_scaled_by_each_temperature():
     tables = {"a": planted(skill=1.5, rng=1), "b": planted(skill=1.5, rng=2)}
     tables["b"] = replace(tables["b"], logits=5.0 * tables["b"].logits)
@@ -257,7 +275,7 @@ def test_noise_stays_near_chance_through_every_cross_fitted_ensemble():
     order = np.random.default_rng(0).permutation(len(rows))
     rows.targets[:] = rows.targets[order]
     source = out_of_fold(rows)
-    for name in ("weights", "greedy", "gate", "per label"):
+    for name in ("calibrated weights", "calibrated greedy", "weights", "greedy", "gate", "per label"):
 
         def predict(fit_on, to, fit=FITS[name]):
             return fit(fit_on, applied=to, n_members=3, seed=1).scores(member_scores(to, 3))

@@ -16,8 +16,8 @@ from archbench.artifacts import Predictions
 from archbench.bundle import check_combination
 from archbench.bundle_files import write_content
 from archbench.bundle_network import BundleFailure
-from archbench.calibrated_mean import fit_calibrated_mean
-from archbench.combining import fit_greedy, fit_weights, member_scores
+from archbench.calibrated_mean import fit_calibrated_greedy, fit_calibrated_mean, fit_calibrated_weights
+from archbench.combining import member_scores
 from archbench.deployed_ensemble import Recipe, combined_rows, recipe_of, rows_of_seed
 from archbench.deployment_fits import deployed_fits
 from archbench.ensemble import build_ensemble
@@ -249,7 +249,11 @@ def test_stacking_by_label_or_zone_helps_the_one_it_is_of(outputs: str) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "fit"),
-    [("weighted", fit_weights), ("greedy", fit_greedy), ("calibrated_mean", fit_calibrated_mean)],
+    [
+        ("weighted", fit_calibrated_weights),
+        ("greedy", fit_calibrated_greedy),
+        ("calibrated_mean", fit_calibrated_mean),
+    ],
 )
 @pytest.mark.parametrize("outputs", ["classes", "labels"])
 def test_the_runners_weights_are_the_studys(outputs: str, choice: str, fit: Any) -> None:
