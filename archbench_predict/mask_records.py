@@ -26,7 +26,8 @@ SCAN_SIZES = ("voxels", "mm2", "mm3", "ml")  # an area of a scan of one slice, e
 
 def mask_record(labels: Array, prepared: Picture | Scan, structures: tuple[str, ...], mask: str) -> dict[str, Any]:
     """Return what the table says of one mask: its file, and label and size of each structure."""
-    counts = np.bincount(labels.ravel(), minlength=len(structures) + 1).tolist()
+    n = len(structures) + 1  # plane by plane, since what is counted is copied as int64
+    counts = np.sum([np.bincount(plane.ravel(), minlength=n) for plane in labels], axis=0).tolist()
     sizes = {
         name: {"label": label, **_sizes(counts[label], prepared)} for label, name in enumerate(structures, start=1)
     }

@@ -250,6 +250,18 @@ def test_memory_does_not_grow_with_the_number_of_scans(scan_bundle: Path, tmp_pa
     assert peak[66] - peak[6] < 12, f"{peak} MiB"
 
 
+def test_a_large_scan_takes_little_more_than_its_values(onnx_files: dict[int, Path], tmp_path: Path) -> None:
+    """Of each voxel two bytes of the value and one of the mask; what is checked and counted of them is 1 or 2 more."""
+    gray, slices = Preprocessing(size=SIDE, crop_border=False, channels="gray"), SliceSettings((0, 999), 10**8)
+    network = pixel_network(channels=1)
+    made = make_mask_bundle(tmp_path / "bundle", onnx_files[1], network, settings=gray, slices=slices)
+    values, peak = np.random.default_rng(0).integers(0, 2000, (256, 256, 200)).astype(np.int16), {}
+    for name, part in (("small", values[:32, :32, :8]), ("large", values)):
+        nibabel.save(nibabel.Nifti1Image(part, np.diag([0.7, 0.7, 2, 1])), tmp_path / f"{name}.nii")
+        peak[name] = peak_mib(made, tmp_path / f"{name}.nii", "--out", tmp_path / name)
+    assert (peak["large"] - peak["small"]) * 2**20 / values.size < 7, f"{peak} MiB"
+
+
 def linked(folder: Path, n: int) -> Path:
     """A folder of n names for the files in `few`."""
     files, many = sorted((folder / "few").iterdir()), folder / f"many{n}"
