@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from archbench.report.collect import DatasetResult, StudyResult
+from archbench.report.data_words import missing_words, partition_words
 from archbench.report.labels import format_count, metric_label, spelled
 from archbench.report.methods import commands_of, methods_paragraphs
 from archbench.report.origins import versions_of
@@ -95,14 +96,6 @@ def _flow(dataset: DatasetResult) -> str | None:
     )
 
 
-def _missing(dataset: DatasetResult) -> str | None:
-    audit = dataset.audit
-    if not audit:
-        return None
-    dropped = sum((audit.get("dropped") or {}).values())
-    return f"{format_count(dropped)} rows with unusable image or target were left out; nothing was imputed."
-
-
 def _classes(dataset: DatasetResult) -> str | None:
     rows = [row for row in (dataset.audit or {}).get("classes", []) if "name" in row]
     counts = [f"{row['name']} {format_count(row['n_cases'])}" for row in rows if "n_cases" in row]
@@ -180,7 +173,7 @@ CLAIM: dict[str, tuple[str, Answer | None]] = {
     "10": ("Selection of subsets", _per_dataset(_flow)),
     "11": ("Definitions of data elements", None),
     "12": ("De-identification", None),
-    "13": ("Missing data", _per_dataset(_missing)),
+    "13": ("Missing data", _per_dataset(missing_words)),
     "14": ("Definition of the reference standard", None),
     "15": ("Why this reference standard", None),
     "16": ("Who annotated", None),
@@ -201,7 +194,7 @@ CLAIM: dict[str, tuple[str, Answer | None]] = {
     "31": ("Explainability", _per_dataset(_explanation)),
     "32": ("External data", None),
     "33": ("Flow of participants", _per_dataset(_flow)),
-    "34": ("Characteristics in each partition", _per_dataset(_classes)),
+    "34": ("Characteristics in each partition", _per_dataset(partition_words)),
     "35": ("Performance of the models", _per_dataset(_performance)),
     "36": ("Diagnostic accuracy with precision", _per_dataset(_performance)),
     "37": ("Failure analysis", None),
@@ -232,7 +225,7 @@ TRIPOD_AI: dict[str, tuple[str, Answer | None]] = {
     "9b": ("Definition of predictors", None),
     "9c": ("Assessors of predictors", None),
     "10": ("Sample size", None),
-    "11": ("Missing data", _per_dataset(_missing)),
+    "11": ("Missing data", _per_dataset(missing_words)),
     "12a": ("How the data were used and split", _protocol),
     "12b": ("Handling of predictors (images)", _data),
     "12c": ("Type of model, building, internal validation", _training),
@@ -255,7 +248,7 @@ TRIPOD_AI: dict[str, tuple[str, Answer | None]] = {
     "20a": ("Flow of participants", _per_dataset(_flow)),
     "20b": ("Characteristics of participants", None),
     "20c": ("Development against evaluation data", None),
-    "21": ("Participants and events in each analysis", _per_dataset(_classes)),
+    "21": ("Participants and events in each analysis", _per_dataset(partition_words)),
     "22": ("Full specification of the model", None),
     "23a": ("Performance with intervals, key subgroups", _per_dataset(_performance)),
     "23b": ("Heterogeneity of performance", None),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from archbench.report.collect import DatasetResult, StudyResult
+from archbench.report.collect import StudyResult
+from archbench.report.data_words import data_paragraph
 from archbench.report.labels import format_count, metric_label
 from archbench.report.text import join_names
 from archbench.report.threshold_view import rule_words
 from archbench.study_blocks import architecture_of
-from archbench.tasks import TASKS, UNGRADABLE
+from archbench.tasks import TASKS
 
 _DECISIONS = ("tuned", "cut_points", "decision_curve", "conformal")
 _METHODS = {
@@ -24,7 +25,7 @@ def methods_paragraphs(study: StudyResult) -> list[str]:
     """Sentences for the methods section of a paper, one paragraph per subject."""
     config = study.configuration
     return [
-        *(_data_paragraph(dataset) for dataset in study.datasets),
+        *(data_paragraph(dataset) for dataset in study.datasets),
         _protocol_paragraph(config),
         _training_paragraph(study),
         _statistics_paragraph(study),
@@ -36,68 +37,6 @@ def methods_markdown(study: StudyResult) -> str:
     """The methods section as Markdown, to be pasted into a paper."""
     title = f"# Methods: study {study.name}{' (phantom data)' if study.phantom else ''}"
     return "\n\n".join([title, *methods_paragraphs(study)]).replace("\u202f", "\u00a0") + "\n"
-
-
-def _data_paragraph(dataset: DatasetResult) -> str:
-    audit = dataset.audit or {}
-    classes = [row["name"] for row in audit.get("classes", [])] or list(dataset.entry.get("classes") or [])
-    task = audit.get("task") or dataset.entry.get("task") or "classification"
-    kind = "Phantom data, drawn by the program with known truth. " if dataset.phantom else ""
-    grades = [name for name in classes if name != UNGRADABLE]
-    what = {
-        "labels": f"{len(classes)} labels that may go together ({join_names(classes)})",
-        "zones": f"zones graded into {len(grades)} classes ({join_names(grades)}); ungradable ones are not scored",
-        "value": "regression of a number",
-    }
-    said = what.get(dataset.outputs, f"{task} classification into {len(classes)} classes ({join_names(classes)})")
-    sentences = [f"{kind}Dataset {dataset.name}: {said}"]
-    if audit:
-        sentences[0] += f"; {format_count(audit['n_cases'])} cases of {format_count(audit['n_patients'])} patients"
-        dropped = sum((audit.get("dropped") or {}).values())
-        if dropped:
-            reasons = ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in audit["dropped"].items() if n)
-            sentences.append(
-                f"{format_count(dropped)} of {format_count(audit['n_rows'])} rows were left out ({reasons})"
-            )
-    steps = _preprocessing(dataset.entry.get("preprocessing") or {})
-    if steps:
-        sentences.append(f"Images: {join_names(steps)}")
-    volumes = dataset.entry.get("volumes")
-    if volumes:
-        sentences.append(_slices(volumes))
-    return ". ".join(sentences) + "."
-
-
-def _slices(volumes: Mapping[str, Any]) -> str:
-    """How slices were made of volumes."""
-    chosen, (low, high) = volumes["slices"], volumes["hu_window"]
-    how = {
-        "multi": f"{chosen['count']} slices were taken, three fifths of them from the middle third",
-        "anatomical": "six slices at fixed shares of the height were taken",
-        "all": f"the whole volume was resampled to {chosen['count']} slices",
-        "best": "the slice with most lung was taken",
-    }[chosen["strategy"]]
-    spacing = volumes.get("spacing")
-    resampled = "" if spacing is None else f", resampled to {' × '.join(f'{mm:g}' for mm in spacing)}\u00a0mm (z, y, x)"
-    return f"Of each CT volume {how}{resampled}, in a window of {low:g} to {high:g} Hounsfield units"
-
-
-def _preprocessing(settings: Mapping[str, Any]) -> list[str]:
-    steps = []
-    if settings.get("crop_border"):
-        steps.append("dark borders were cropped")
-    if settings.get("clahe"):
-        steps.append(f"contrast-limited equalisation (clip {settings['clahe']}) was used in training only")
-    if settings.get("normalization"):
-        kinds = {
-            "auto": "the mean and standard deviation that each architecture expects",
-            "imagenet": "ImageNet's mean and standard deviation",
-            "half": "a mean and standard deviation of .5",
-        }
-        steps.append(
-            f"intensities were normalised by {kinds.get(settings['normalization'], settings['normalization'])}"
-        )
-    return steps
 
 
 def _protocol_paragraph(config: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from archbench.report.cells import Cell, Column, Table, undefined_cell
 from archbench.report.checklist import AUTHOR, reporting_checklist
 from archbench.report.collect import collect_study
 from archbench.report.exports import latex_table, table_csv, table_latex
+from archbench.report.methods import methods_paragraphs
 
 TABLE = Table(
     "ranks",
@@ -108,3 +109,25 @@ def test_absent_artifacts_leave_the_item_to_the_author(tmp_path):
         for i in reporting_checklist(collect_study(configuration=configuration, results=results))
     }
     assert found["CLAIM", "33"].text == AUTHOR and found["CLAIM", "31"].text == AUTHOR
+
+
+def test_what_unclear_labels_count_as_is_no_secret(tmp_path):
+    """A blank that counts as absent is an imputed label: nobody may be told that nothing was imputed."""
+    configuration, results = write_study(tmp_path, SyntheticStudy(label="unclear", gradcam=False, n_patients=30))
+    (entry,) = configuration["datasets"].values()
+
+    def told():
+        study = collect_study(configuration=configuration, results=results)
+        items = {(i.guideline, i.number): i.text for i in reporting_checklist(study)}
+        return items["CLAIM", "13"], items["CLAIM", "34"], methods_paragraphs(study)[0]
+
+    missing, parts, _ = told()
+    assert missing.endswith("nothing was imputed.") and "unknown labels" not in missing
+    assert parts.startswith("Fold 0: ") and "train " in parts and "patients (" in parts
+    entry["missing_label"] = "mask"
+    assert "unknown labels were neither trained nor scored" in told()[0]
+    entry |= {"format": "chexpert", "label_values": {"uncertain": {"default": "ones", "Rib": "ignore"}}}
+    missing, _, methods = told()
+    words = "Uncertain labels counted as present (those of Rib as unknown); labels that are not mentioned counted as "
+    words += "absent"
+    assert words in missing and words in methods and "nothing was imputed" not in missing
