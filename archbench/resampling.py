@@ -3,7 +3,8 @@
 Rank metrics of a resample need, at each distinct score that a positive has, the weight of the positives and of the
 negatives down to there. Which patients fall into which of these steps never changes, so that a sparse matrix
 (steps x patients) times the weights (patients x resamples) gives the steps of all resamples, and running sums over
-the steps give both metrics. Ties need no special care: equal scores are one step.
+the steps give both metrics: within runs of steps in numbers as small as they can be, then over the runs. Ties need
+no special care: equal scores are one step.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK_DRAWS = 2_048  # columns of a running sum, measured best
-BLOCK_ELEMENTS = 200_000  # of (steps x draws) that are multiplied out at once; they stay in the cache
 PRODUCT_ELEMENTS = 1_000_000  # of (steps x draws) in one sparse product
+RUN = 32  # steps that are added up together
 FEW_DRAWS = 32  # below, whole arrays beat a loop over the steps
-EXACT = 2.0**24  # whole numbers up to here are exact in float32, half the traffic of float64
+# whole numbers up to here are exact: the smaller the numbers, the less memory has to be moved
+EXACT = {np.dtype(kind): largest for kind, largest in (("u2", 2.0**16 - 1), ("f4", 2.0**24), ("f8", np.inf))}
 TINY = 1e-30
 
 
@@ -40,18 +42,21 @@ class Counts:
     shape: tuple[int, int]
 
     @cached_property
-    def matrix(self) -> Any:
-        """As a sparse matrix (steps x units)."""
+    def ends(self) -> Array:
+        """Where the cases of each step end, 0 before the first, shape (steps + 1,)."""
+        found = np.zeros(self.shape[0] + 1, dtype=np.int32)
+        np.cumsum(np.bincount(self.step, minlength=self.shape[0]), out=found[1:])
+        return found
+
+    def in_runs(self, weights: Array, part: slice) -> Array:
+        """Return the weight of the cases at some steps, (runs, RUN, B)."""
         from scipy.sparse import csr_array
 
-        ends = np.zeros(self.shape[0] + 1, dtype=np.int32)
-        np.cumsum(np.bincount(self.step, minlength=self.shape[0]), out=ends[1:])
-        data = np.ones(len(self.step), dtype=np.float32)
-        return csr_array((data, self.unit.astype(np.int32), ends), shape=self.shape)
-
-    def times_many(self, weights: Array, part: slice | None) -> Array:
-        """Return the weight of the cases at each step, or at some, (steps, B)."""
-        return self.matrix @ weights if part is None else self.matrix[part] @ weights
+        ends = self.ends[part.start : part.stop + 1]
+        units = self.unit[ends[0] : ends[-1]].astype(np.int32)
+        data = np.ones(len(units), dtype=weights.dtype)
+        matrix = csr_array((data, units, ends - ends[0]), shape=(len(ends) - 1, self.shape[1]))
+        return np.asarray(matrix @ weights).reshape(-1, RUN, weights.shape[1])
 
     def times(self, weights: Array) -> Array:
         """Return the weight of the cases at each step, (steps, B), for few resamples."""
@@ -64,7 +69,7 @@ class Counts:
 class Steps:
     """A binary question sorted once: who is where between the scores of its positives, best score first.
 
-    A last step holds the negatives below every positive, and no positive.
+    A last step holds the negatives below every positive, and no positive; then come empty ones to fill the last run.
 
     Attributes:
         positives: Cases that are positive at each of the G distinct scores of positives.
@@ -75,11 +80,6 @@ class Steps:
     positives: Counts
     negatives: Counts
     tied: Counts | None
-
-    @property
-    def size(self) -> int:
-        """Number of steps G + 1."""
-        return self.positives.shape[0]
 
 
 def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
@@ -108,7 +108,7 @@ def steps(y_score: Array, positive: Array, rows: Array, units: int) -> Steps:
     last = np.append(np.nan, levels[begins])[seen]
     is_tied = ~hit & (score == last)
     place = np.where(hit | is_tied, seen - 1, seen)
-    shape = (int(begins.sum()) + 1, units)
+    shape = (RUN * (int(begins.sum()) // RUN + 1), units)
     return Steps(
         positives=Counts(place[hit], unit[hit], shape),
         negatives=Counts(place[~hit], unit[~hit], shape),
@@ -138,57 +138,66 @@ def _sums_at_once(question: Steps, weights: Array, *, precision: bool) -> tuple[
 
 
 def _sums_in_blocks(question: Steps, weights: Array, *, precision: bool) -> tuple[Array, Array, Array, Array]:
-    """As `_sums_at_once`, some steps at a time for many resamples: what is worked on stays in the cache."""
-    width = weights.shape[1]
-    found, passed, lost, area = np.zeros((4, width))
-    shares = np.empty((max(1, BLOCK_ELEMENTS // width) if precision else 0, width))
-    for gained, below, tied in _blocks_of_steps(question, weights):
-        _run_down(below, passed)
-        before = found
-        passed, found = below[-1].astype(np.float64), found + gained.sum(axis=0)
-        limit = float((found - before).max() * passed.max())
-        lost += _dot(gained, below, limit)
+    """As `_sums_at_once`, for many resamples: steps are added up within runs, in small numbers, and then the runs."""
+    found, passed, lost, area = np.zeros((4, weights.shape[1]))
+    for gained, below, tied in _runs_of_steps(question, weights):
+        _run_down(below)
+        hits, misses = gained.sum(axis=1, dtype=gained.dtype), below[:, -1]
+        misses_before, passed = _before(misses, passed)
+        limit = float(hits.max()) * float(misses.max())
+        lost += _dot(gained, below, limit) + np.einsum("rb,rb->b", hits, misses_before)
         if tied is not None:
             lost -= 0.5 * _dot(gained, tied, limit)
+        hits_before, found = _before(hits, found)
         if precision:
-            hits = gained.copy()
-            _run_down(hits, before)
-            below += hits  # all cases down to each step
-            if not below[0].all():
-                np.maximum(below, TINY, out=below)  # nothing drawn so far must not divide by 0
-            np.divide(hits, below, out=shares[: len(hits)], dtype=np.float64)
-            area += np.einsum("gb,gb->b", gained, shares[: len(hits)])
+            area += _precisions(gained, below, hits_before, misses_before)
     return found, passed, lost, area
 
 
-def _blocks_of_steps(question: Steps, weights: Array) -> Iterator[tuple[Array, Array, Array | None]]:
-    """Yield positives, negatives and tied negatives of some steps in every resample, (steps, B) each.
-
-    Slices of sparse matrices cost more than small products, so that many blocks are multiplied out at once.
-    """
-    whole, height = (max(1, elements // weights.shape[1]) for elements in (PRODUCT_ELEMENTS, BLOCK_ELEMENTS))
-    for start in range(0, question.size, whole):
-        part = slice(start, start + whole) if question.size > whole else None
-        gained, below = (counts.times_many(weights, part) for counts in (question.positives, question.negatives))
-        tied = None if question.tied is None else question.tied.times_many(weights, part)
-        for first in range(0, len(gained), height):
-            rows = slice(first, first + height)
-            yield gained[rows], below[rows], None if tied is None else tied[rows]
+def _runs_of_steps(question: Steps, weights: Array) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Yield positives, negatives and tied negatives of some steps in every resample, (runs, RUN, B) each."""
+    height = RUN * max(1, PRODUCT_ELEMENTS // (RUN * weights.shape[1]))
+    n_steps = question.positives.shape[0]
+    for start in range(0, n_steps, height):
+        part = slice(start, min(start + height, n_steps))
+        gained, below = (side.in_runs(weights, part) for side in (question.positives, question.negatives))
+        yield gained, below, None if question.tied is None else question.tied.in_runs(weights, part)
 
 
-def _run_down(block: Array, before: Array) -> None:
-    """Add up a block row by row in place, from what stood above it: a row of B numbers stays in the cache."""
-    block[0] += before.astype(block.dtype)
-    above = block[0]
-    for row in block[1:]:
-        row += above
-        above = row
+def _run_down(runs: Array) -> None:
+    """Add up the steps of each run from its first one on, in place."""
+    for step in range(1, runs.shape[1]):
+        runs[:, step] += runs[:, step - 1]
+
+
+def _before(of_runs: Array, so_far: Array) -> tuple[Array, Array]:
+    """What had come before each run, (runs, B), and after the last one, (B,)."""
+    before = np.empty(of_runs.shape)
+    for run, added in enumerate(of_runs):
+        before[run] = so_far
+        so_far = so_far + added
+    return before, so_far
 
 
 def _dot(a: Array, b: Array, limit: float) -> Array:
-    """Sum of products down the rows, shape (B,), in float64 unless no sum of whole numbers exceeds the limit."""
-    kind = a.dtype if limit < EXACT else np.float64
-    return np.einsum("gb,gb->b", a, b, dtype=kind).astype(np.float64)
+    """Sum of products over all steps, shape (B,); `limit` is the largest that a run can have."""
+    kind = a.dtype if limit <= EXACT[a.dtype] else np.float64
+    return np.einsum("rsb,rsb->rb", a, b, dtype=kind).sum(axis=0, dtype=np.float64)
+
+
+def _precisions(gained: Array, below: Array, hits_before: Array, misses_before: Array) -> Array:
+    """Precisions at the positives, added up, shape (B,); `below`, negatives since the run began, is overwritten."""
+    hits, cases, kind = gained.copy(), below, gained.dtype
+    _run_down(hits)
+    hits += hits_before.astype(kind)[:, None]
+    cases += misses_before.astype(kind)[:, None]
+    cases += hits
+    if not cases[0, 0].all():  # nothing drawn so far must not divide by 0
+        np.maximum(cases, 1 if kind.kind == "u" else TINY, out=cases)
+    shares, area = np.empty(hits.shape[1:]), np.zeros(hits.shape[2])
+    for more, found, seen in zip(gained, hits, cases, strict=True):  # what is worked on stays in the cache
+        area += np.einsum("sb,sb->b", more, np.divide(found, seen, out=shares, dtype=np.float64))
+    return area
 
 
 def auroc(y_score: Array, positive: Array, weights: Array | None = None, rows: Array | None = None) -> Array:
@@ -203,7 +212,7 @@ def auroc(y_score: Array, positive: Array, weights: Array | None = None, rows: A
         Shape (B,); NaN where a resample has no positive or no negative case.
     """
     question, weights = _sorted(y_score, positive, weights, rows)
-    parts = blocks(weights, cases=len(y_score))
+    parts = blocks(weights, np.arange(len(y_score)) if rows is None else rows)
     return np.concatenate([_areas(question, block, precision=False)[0] for _, block in parts])
 
 
@@ -221,7 +230,7 @@ def average_precision(
         Shape (B,); NaN where a resample has no positive case (scikit-learn says 0 there).
     """
     question, weights = _sorted(y_score, positive, weights, rows)
-    parts = blocks(weights, cases=len(y_score))
+    parts = blocks(weights, np.arange(len(y_score)) if rows is None else rows)
     return np.concatenate([_areas(question, block, precision=True)[1] for _, block in parts])
 
 
@@ -231,13 +240,16 @@ def _sorted(y_score: Array, positive: Array, weights: Array | None, rows: Array 
     return steps(y_score, positive, rows, len(weights)), weights
 
 
-def blocks(weights: Array, *, cases: int) -> Iterator[tuple[slice, Array]]:
+def blocks(weights: Array, rows: Array) -> Iterator[tuple[slice, Array]]:
     """Yield slices of the draws, and their weights as numbers in which all sums over the cases are exact."""
-    whole = weights.dtype.kind in "iu" and weights.size and cases * float(weights.max()) < EXACT
-    kind = np.float32 if whole and weights.shape[1] >= FEW_DRAWS else np.float64
+    cases = np.bincount(rows, minlength=len(weights)).astype(np.float32)
     for start in range(0, weights.shape[1], BLOCK_DRAWS):
         part = slice(start, min(start + BLOCK_DRAWS, weights.shape[1]))
-        yield part, np.ascontiguousarray(weights[:, part], dtype=kind)
+        block, kind = weights[:, part], np.dtype(np.float64)
+        if weights.dtype.kind in "iu" and weights.size and weights.shape[1] >= FEW_DRAWS:
+            heaviest = 1.001 * float((cases @ block.astype(np.float32)).max())  # beyond what float32 rounds off
+            kind = next(number for number, exact in EXACT.items() if heaviest < exact)
+        yield part, np.ascontiguousarray(block, dtype=kind)
 
 
 def question_draws(
@@ -264,7 +276,7 @@ def question_draws(
         steps(y_score[mask, q], targets[mask, q] > 0.5, rows[mask], len(weights)) for q, mask in enumerate(known.T)
     ]
     found = {name: np.empty((len(questions), weights.shape[1])) for name in measures}
-    for part, block in blocks(weights, cases=len(rows)):
+    for part, block in blocks(weights, rows):
         for q, question in enumerate(questions):
             areas, precisions = _areas(question, block, precision="average_precision" in found)
             if "auroc" in found:

@@ -105,7 +105,7 @@ def test_auroc_chunks_give_the_same_values(monkeypatch):
     score, positive = generator.normal(size=50), generator.random(50) < 0.5
     weights = generator.integers(0, 3, size=(50, 40)).astype(float)
     whole = auroc(score, positive, weights)
-    monkeypatch.setattr("archbench.resampling.BLOCK_ELEMENTS", 350)
+    monkeypatch.setattr("archbench.resampling.PRODUCT_ELEMENTS", 350)
     monkeypatch.setattr("archbench.resampling.BLOCK_DRAWS", 3)
     np.testing.assert_array_equal(auroc(score, positive, weights), whole)
 

@@ -80,11 +80,33 @@ def test_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(resampling, "FEW_DRAWS", 1)
     by_row = question_draws(scores, targets, weights, rows)
     monkeypatch.setattr(resampling, "BLOCK_DRAWS", 4)
-    monkeypatch.setattr(resampling, "BLOCK_ELEMENTS", 12)
+    monkeypatch.setattr(resampling, "RUN", 3)
     monkeypatch.setattr(resampling, "PRODUCT_ELEMENTS", 40)
     for found, kept, other in zip(question_draws(scores, targets, weights, rows), by_row, whole, strict=True):
         np.testing.assert_allclose(found, kept, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [7, 1000])
+@pytest.mark.parametrize("heaviest", [3, 400, 60_000])
+def test_small_whole_numbers_and_floats_give_the_same(levels, heaviest):
+    scores, targets, _, rows = cases(6, n=400, levels=levels, patients=90)
+    generator = np.random.default_rng(7)
+    weights = generator.integers(0, 3, size=(90, 40)).astype(np.uint16)
+    weights[generator.integers(90, size=5)] = heaviest
+    for small, wide in zip(
+        question_draws(scores, targets, weights, rows),
+        question_draws(scores, targets, weights.astype(float), rows),
+        strict=True,
+    ):
+        np.testing.assert_allclose(small, wide, rtol=0, atol=1e-13)
+
+
+def test_weights_are_counted_in_the_smallest_numbers_that_hold_their_sums():
+    rows = np.arange(10)
+    for heaviest, kind in ((6000, np.uint16), (6600, np.float32), (2_000_000, np.float64), (0.5, np.float64)):
+        weights = np.full((10, 40), heaviest)
+        assert [block.dtype for _, block in resampling.blocks(weights, rows)] == [kind]
 
 
 @settings(max_examples=60, deadline=None)
