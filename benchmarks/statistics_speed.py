@@ -162,7 +162,7 @@ def commands(folder: Path, size: Size) -> dict[str, list[list[str]]]:
     ensemble = ["--members", *models, "--predictions", *(tables[name] for name in models), "--folds", folds]
     ensemble += ["--output", tables["ensemble"], "--decision", str(home / "ensemble" / "decision.json")]
     compare = ["--models", *tables, "--predictions", *tables.values(), "--output", str(home / "comparison.json")]
-    report = ["--study", str(folder / "study.json"), "--results", str(folder), "--partial"]
+    report = ["--study", str(folder / "study.json"), "--results", str(folder), "--partial", "--threads", str(WORKERS)]
     return {
         "ensemble": [[*study, *ensemble, "--code", "x"]],
         "evaluate": [

@@ -37,6 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="JSON list of files and folders that this run was to make anew and hasn't; they don't count",
     )
     parser.add_argument("--partial", action="store_true", help="report although models failed or were not finished")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="processes that draw figures")
     parser.add_argument("--code", default="", metavar="FINGERPRINT", help="code fingerprint for the provenance")
     return parser.parse_args(argv)
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             outdated=[Path(path) for path in read_json(arguments.outdated)] if arguments.outdated else [],
             partial=arguments.partial,
             code=arguments.code,
+            processes=arguments.threads,
         )
     except IncompleteStudyError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from archbench.artifacts import write_json, write_text
 from archbench.report.checklist_view import checklist_markdown
 from archbench.report.collect import StudyResult, collect_study
 from archbench.report.exports import write_tables
-from archbench.report.figures import Panel, line_styles
+from archbench.report.figures import Drawing, Panel, draw_ahead, line_styles
 from archbench.report.methods import methods_markdown
 from archbench.report.page import page_content, render_page
 from archbench.report.panels import DatasetPanels, dataset_panels
@@ -34,6 +34,7 @@ def write_report(
     outdated: Sequence[Path] = (),
     partial: bool = False,
     code: str = "",
+    processes: int = 1,
 ) -> StudyResult:
     """Write every output of the report below `output`.
 
@@ -46,6 +47,7 @@ def write_report(
         outdated: Files of an earlier run, see `collect_study`.
         partial: Go on although a model has no result, and list it as failed or not finished.
         code: Fingerprint of the report's code.
+        processes: How many draw the figures.
     Returns:
         The study that was reported.
     Raises:
@@ -61,13 +63,23 @@ def write_report(
     write_text(output / "results_table.txt", to_text(study))
     write_text(output / "results_table.tex", to_latex(study))
     write_json(output / "results.json", results_document(study))
-    write_figures(study, panels, output)
     content = page_content(study, panels)
+    draw_ahead((drawing.panel for drawing in _drawings(content)), processes=processes)
+    write_figures(study, panels, output)
     write_tables(content, output / "tables")
     write_text(output / "methods.md", methods_markdown(study))
     write_text(output / "checklist.md", checklist_markdown(study))
     write_text(output / "report.html", render_page(content))
     return study
+
+
+def _drawings(content: Any) -> Iterator[Drawing]:
+    """What the page will draw, wherever it stands in the page's content."""
+    if isinstance(content, Drawing):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from _drawings(part)
 
 
 def write_figures(study: StudyResult, panels: list[DatasetPanels], output: Path) -> None:

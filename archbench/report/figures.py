@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from matplotlib.figure import Figure, FigureBase
 
 # Okabe and Ito, "Color Universal Design", 2008; their yellow is left out: too pale on white.
@@ -89,7 +93,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture: a data URI, its alternative text, its heading and its width in pixels."""
+    """An embedded picture: a data URI, its alternative text, its heading and its size in pixels."""
 
     uri: str
     alt: str
@@ -98,19 +102,88 @@ class Picture:
     height: int = 0
 
 
-def render(panel: Panel) -> Picture:
+@dataclass(frozen=True)
+class Drawing:
+    """A panel as an embedded picture like `Picture`, drawn once it is asked for."""
+
+    panel: Panel
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        encoded = base64.b64encode(drawn_svg(self.panel).encode()).decode()
+        return f"data:image/svg+xml;base64,{encoded}"
+
+    @property
+    def alt(self) -> str:
+        """What the picture shows."""
+        return self.panel.alt
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return self.panel.title
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return round(self.panel.width * 96)
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return round(self.panel.height * 96)
+
+
+def render(panel: Panel) -> Drawing:
     """Return a panel as an embeddable picture."""
-    encoded = base64.b64encode(drawn_svg(panel).encode()).decode()
-    uri = f"data:image/svg+xml;base64,{encoded}"
-    return Picture(uri, panel.alt, panel.title, round(panel.width * 96), round(panel.height * 96))
+    return Drawing(panel)
 
 
 def drawn_svg(panel: Panel) -> str:
     """Return a panel as SVG; page and files share what is drawn once."""
-    return _svg(panel.draw, panel.width, panel.height)
+    key = _key(panel)
+    if key not in _SVGS:
+        _SVGS[key] = _svg(*key)
+    return _SVGS[key]
 
 
-@lru_cache(maxsize=1024)
+_Key = tuple[Callable[["FigureBase"], None], float, float]
+_SVGS: dict[_Key, str] = {}
+
+
+def _key(panel: Panel) -> _Key:
+    return panel.draw, panel.width, panel.height
+
+
+def draw_ahead(panels: Iterable[Panel], *, processes: int) -> None:
+    """Draw panels in several processes, so that `drawn_svg` has them; where processes can't fork, do nothing.
+
+    What draws a panel holds the study's data: processes that fork have it already, others would have to be sent it.
+    """
+    keys = [key for key in dict.fromkeys(_key(panel) for panel in panels) if key not in _SVGS]
+    if processes < 2 or len(keys) < 2 or not sys.platform.startswith("linux"):
+        return
+    keys.sort(key=lambda key: -key[1] * key[2])  # dealt out from the largest on, the shares take about as long
+    new_figure(1.0, 1.0)  # what it imports is imported once
+    context, helpers = get_context("fork"), []
+    for share in (keys[k::processes] for k in range(1, processes)):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_draw_for, args=(theirs, share))
+        process.start()
+        theirs.close()
+        helpers.append((process, ours, share))
+    _SVGS.update((key, _svg(*key)) for key in keys[::processes])
+    for process, ours, share in helpers:
+        with suppress(EOFError):  # drawn again when it is asked for: then the error is seen
+            _SVGS.update(zip(share, ours.recv(), strict=True))
+        process.join()
+
+
+def _draw_for(parent: Connection, keys: Sequence[_Key]) -> None:
+    parent.send([_svg(*key) for key in keys])
+
+
 def _svg(draw: Callable[[FigureBase], None], width: float, height: float) -> str:
     with styled():
         figure = new_figure(width, height)
@@ -133,8 +206,8 @@ def _written(figure: Figure) -> str:
     return buffer.getvalue().decode()
 
 
-def render_all(panels: Sequence[Panel]) -> list[Picture]:
-    """Draw each panel as an embeddable picture."""
+def render_all(panels: Sequence[Panel]) -> list[Drawing]:
+    """Return each panel as an embeddable picture."""
     return [render(panel) for panel in panels]
 
 

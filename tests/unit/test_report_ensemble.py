@@ -76,7 +76,7 @@ def test_an_undefined_gain_stays_blank(decision):
     holes = {**column, "gains": [{"value": None, "low90": None, "high90": None}] * len(LABELS)}
     panel = improvement_panel({**decision, "improvement": {**found, "candidates": [holes]}})
     assert panel is not None
-    render(panel)  # without a warning: they are errors here
+    assert render(panel).uri  # without a warning: they are errors here
 
 
 def test_the_page_shows_the_decision(tmp_path: Path, decision):

@@ -22,6 +22,7 @@ if not SEGMENTATION:
             page=captioned("report.html", "Results"),
         log:
             f"{LOGS}/assemble_report.log",
+        threads: 2
         resources:
             mem_mb=grow(4000),
             runtime=grow(30),
@@ -34,7 +35,7 @@ if not SEGMENTATION:
             "tables, figures and the report page"
         shell:
             "python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results $RESULTS"
-            " --logs $LOGS --code {params.code} 2>&1 | tee {log}"
+            " --logs $LOGS --threads {threads} --code {params.code} 2>&1 | tee {log}"
 
 
 # Run by the workflow's own process, on the host: the image need not hold Snakemake.
