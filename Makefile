@@ -6,6 +6,8 @@ CORES ?= all
 STUDY ?= config/config.yaml
 DOCKER ?= docker
 IMAGE_ARGS ?=
+# The study's name in its file, without quotes and comment.
+NAME = $$(sed -n "s/^study: *[\"']*\([^\"' \#]*\).*/\1/p" $(STUDY))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ setup-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and lint
 run: setup  ## set up and run a study (STUDY=config/config.yaml, CORES=all); print its table
 	@echo "running $(STUDY); the first minutes go into drawing data and training, one line per epoch follows"
 	snakemake --cores $(CORES) --configfile $(STUDY)
-	@name=$$(sed -n 's/^study: *//p' $(STUDY)); cat results/$$name/results_table.txt; \
+	@name=$(NAME); cat results/$$name/results_table.txt; \
 	echo; echo "report: $(CURDIR)/results/$$name/report.html"
 
 # The study's section `bundle`, given by variables of the environment (see config/README.md).
@@ -31,7 +33,7 @@ bundle: export ARCHBENCH_BUNDLE__PRECISION = $(or $(PRECISION),fp32)
 bundle: setup  ## what runs without torch: make bundle MODEL=resnet18|ensemble [STUDY=…] [DATASET=…] [PRECISION=int8]
 	@[ -n "$(MODEL)" ] || { echo "name a model of the study, or ensemble: make bundle MODEL=…"; exit 1; }
 	snakemake --cores $(CORES) --configfile $(STUDY) -- bundle
-	@name=$$(sed -n 's/^study: *//p' $(STUDY)); ls -d results/$$name/$(or $(DATASET),*)/$(MODEL)/bundle-$(or $(PRECISION),fp32)*
+	@name=$(NAME); ls -d results/$$name/$(or $(DATASET),*)/$(MODEL)/bundle-$(or $(PRECISION),fp32)*
 
 test: setup-dev  ## set up and run the tests
 	pytest -n 2 -m "not slow" tests/unit tests/contracts tests/scripts

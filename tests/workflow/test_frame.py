@@ -40,12 +40,16 @@ def test_every_configuration_plans(workflow, name):
 def test_make_bundle_of_a_shipped_study_of_masks_plans(workflow):
     """The command of docs/deployment.md, with nothing but a plan: make hands CORES on as it stands."""
     shutil.copy(CHECKOUT / "Makefile", workflow.folder)
+    workflow.edit(
+        "config/phantom_segmentation.yaml", "study: phantom_segmentation", 'study: "phantom_segmentation" # ours'
+    )
     given = ("MODEL=unet", "STUDY=config/phantom_segmentation.yaml", "CORES=1 --dry-run")
     planned = workflow.make("-o", "setup", "bundle", *given, check=False).stdout
     counts = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
     assert counts["write_mask_bundle"] == counts["bundle"] == "1" and counts["score_masks"] == "1", planned[-3000:]
     assert "results/phantom_segmentation/chest/unet/bundle-fp32.zip" in planned
     assert not {"write_bundle", "assemble_report"} & set(counts)
+    assert "'results/phantom_segmentation/*/unet/bundle-fp32*'" in planned, "the place that make shows, not there yet"
 
 
 def test_all_errors_of_a_study_at_once_before_anything_runs(workflow):
