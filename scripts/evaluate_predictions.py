@@ -31,6 +31,8 @@ from archbench.settings import Evaluation, Thresholds
 from archbench.tasks import TASKS, get_task
 from archbench.thresholds import Kind, rule_of
 
+READABLE = [name for name, task in TASKS.items() if task.outputs in ("classes", "labels")]
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="CSV of predictions")
-    parser.add_argument("--task", required=True, choices=list(TASKS), help="what the scores mean")
+    parser.add_argument("--task", required=True, choices=READABLE, help="what the scores mean")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: results/<name of the CSV>)"
     )

@@ -190,13 +190,17 @@ def _decision_sentences(study: StudyResult) -> list[str]:
     """How thresholds, cut points, net benefit and sets came about, as far as the run has them."""
     metrics = [model.metrics for dataset in study.datasets for model in dataset.evaluated if model.metrics]
     sections = {key: [m[key] for m in metrics if m.get(key)] for key in _DECISIONS}
+    raw = not any(found.get("probabilities") == "calibrated" for found in sections["decision_curve"])
+    for key in ("tuned", "cut_points", "conformal"):  # with a reason nothing was fitted
+        sections[key] = [found for found in sections[key] if not found.get("reason")]
     sentences = []
     if sections["tuned"]:
         sentences.append(f"Thresholds {rule_words(sections['tuned'][0])} were fitted for each fold on other patients.")
     if sections["cut_points"]:
         sentences.append("Cut points of highest quadratic weighted kappa were fitted for each fold on other patients.")
     if sections["decision_curve"]:
-        sentences.append("Net benefit of calibrated probabilities is shown against treating all and none.")
+        kind = "uncalibrated" if raw else "calibrated"
+        sentences.append(f"Net benefit of {kind} probabilities is shown against treating all and none.")
     targets = [section["target"] for section in sections["conformal"] if section.get("target") is not None]
     if targets:
         chance = f"{100 * targets[0]:g}\u00a0%"

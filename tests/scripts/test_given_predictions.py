@@ -105,7 +105,8 @@ def test_one_part_without_folds_claims_no_fit(tmp_path):
     done = run("evaluate.py", "--predictions", file, "--task", "multiclass", *FEW, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     methods = (tmp_path / "results" / "one" / "methods.md").read_text(encoding="utf-8")
-    assert "fitted on out-of-fold" not in methods and "one test part" in methods
+    assert "fitted" not in methods and "one test part" in methods
+    assert "Net benefit of uncalibrated probabilities" in methods
     rows = list(csv.DictReader((tmp_path / "results" / "one" / "results_table.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == ["ensemble", "net"], "a model of this name is a model like the others"
 

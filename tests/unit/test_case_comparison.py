@@ -10,6 +10,7 @@ from label_tables import label_table, zone_table
 from planted import planted, table
 
 from archbench.case_comparison import as_rows, case_changes, pair_tables
+from archbench.metrics.views import score_view
 
 
 def tiny(logits, **settings):
@@ -57,6 +58,12 @@ def test_every_label_and_zone_of_a_case_counts_by_itself():
     assert {change.label for change in zones} == {"upper", "middle", "lower"}
     assert {change.truth for change in zones} <= {"Normal", "Mild", "Moderate", "Severe"}
     assert counts["fixed"] > counts["broken"]
+
+
+def test_numbers_are_neither_right_nor_wrong():
+    numbers = score_view(zone_table(60))
+    with pytest.raises(ValueError, match="neither right nor wrong"):
+        case_changes(*pair_tables(numbers, numbers)[:2])
 
 
 def test_a_target_unknown_in_both_studies_is_no_difference():
