@@ -12,6 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRACKED = ("Snakefile", "archbench", "archbench_predict", "config", "profiles", "scripts", "workflow")
+COPY = "my checkout"  # users' folders have spaces
 
 
 class Workflow:
@@ -83,7 +84,7 @@ class Workflow:
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Workflow:
-    return Workflow(tmp_path / "checkout")
+    return Workflow(tmp_path / COPY)
 
 
 TINY_STUDY = """
@@ -114,7 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A tiny study, run once; tests that edit it take a copy."""
-    workflow = Workflow(tmp_path_factory.mktemp("workflow") / "checkout")
+    workflow = Workflow(tmp_path_factory.mktemp("workflow") / COPY)
     (workflow.folder / "config" / "config.yaml").write_text(TINY_STUDY, encoding="utf-8")
     workflow.log = workflow.snakemake("--cores", "2").stdout  # type: ignore[attr-defined]
     return workflow
@@ -124,6 +125,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
 def edited(finished: Workflow, tmp_path: Path) -> Workflow:
     """A copy of the finished study, with its results and Snakemake's notes, to be edited."""
     copy = Workflow.__new__(Workflow)
-    copy.folder = tmp_path / "checkout"
+    copy.folder = tmp_path / COPY
     shutil.copytree(finished.folder, copy.folder, symlinks=True)
     return copy

@@ -163,15 +163,24 @@ def test_after_ctrl_c_what_was_not_finished_is_not_called_failed(edited):
     assert "stopped: not finished" in page and "Failed models" not in page
 
 
-def test_a_given_checkpoint_is_evaluated_without_training(edited):
-    weights = edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
-    shutil.copy(weights, edited.folder / "given.safetensors")
-    entry = "  given: {architecture: custom1, image_size: 32, checkpoint: given.safetensors}\nexplain:"
-    edited.edit("config/config.yaml", "explain:", entry)
-    planned = edited.planned("--", "results/tiny/phantom/given/metrics.json")
-    assert planned == {"predict": 1, "evaluate": 1}
-    edited.snakemake("--cores", "2", "--", "results/tiny/phantom/given/metrics.json")
-    assert (edited.folder / "results/tiny/phantom/given/metrics.json").is_file()
+def test_given_weights_are_evaluated_or_trained_on(edited):
+    """Users' paths have spaces: of the checkout, of weights, of the logs."""
+    folder = edited.folder / "my weights"
+    folder.mkdir()
+    shutil.copy(edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors", folder / "a b.safetensors")
+    edited.edit(
+        "config/config.yaml",
+        "explain:",
+        "  given: {architecture: custom1, image_size: 32, checkpoint: my weights/a b.safetensors}\n"
+        "  started: {architecture: custom1, image_size: 32, weights: 'file:my weights/a b.safetensors'}\n"
+        "compute: {log_dir: my logs}\nexplain:",
+    )
+    out = edited.folder / "results/tiny/phantom"
+    scored, trained = "results/tiny/phantom/given/metrics.json", "results/tiny/phantom/started/fold0-seed3/history.csv"
+    assert edited.planned("--", scored) == {"predict": 1, "evaluate": 1}
+    edited.snakemake("--cores", "2", "--", scored, trained)
+    assert (out / "given/metrics.json").is_file() and (out / "started/fold0-seed3/history.csv").is_file()
+    assert list((edited.folder / "my logs/tiny/train/phantom/started").glob("*.log"))
 
 
 @pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -9), ("SIGTERM", 75), ("SIGUSR1", 75)])

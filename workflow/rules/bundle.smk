@@ -41,7 +41,7 @@ if not SEGMENTATION:
             " --model {wildcards.model} --precision {wildcards.precision} --member {params.entries}"
             " --predictions {input.predictions} {params.decision} --manifest {input.manifest}"
             " --audit {input.audit} --metrics {input.metrics} --calibration {input.calibration}"
-            " --output {output.folder} --zip {output.zip} --code {params.code} 2>&1 | tee {log}"
+            " --output {output.folder} --zip {output.zip} --code {params.code} 2>&1 | tee {log:q}"
 
 
 if SEGMENTATION:
@@ -75,7 +75,7 @@ if SEGMENTATION:
             " --model {wildcards.model} --precision {wildcards.precision} --account {input.account}"
             " --cache {input.cache} --masks {input.masks} --scores {input.scores}"
             " --manifest {input.manifest} --audit {input.audit}"
-            " --output {output.folder} --zip {output.zip} --code {params.code} 2>&1 | tee {log}"
+            " --output {output.folder} --zip {output.zip} --code {params.code} 2>&1 | tee {log:q}"
 
 
 # snakemake bundle: the chosen models (bundle.models; default: all, the ensemble included).

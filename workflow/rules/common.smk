@@ -36,9 +36,9 @@ SEEDS = STUDY.protocol.seeds
 training_of = cache(STUDY.training_of)
 
 # The checkout's code, in a container too. Commands name what differs between machines and calls by
-# variables, so that another place of the checkout or an unrelated key reruns nothing.
+# variables, so that another place of the checkout or an unrelated key reruns nothing; those may hold spaces.
 shell.prefix(
-    f"set -euo pipefail; {IMAGE_GUARD}export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
+    f"set -euo pipefail; IFS=$'\\n\\t'; {IMAGE_GUARD}export PYTHONPATH='{workflow.basedir}' SCRIPTS='{SCRIPTS}' STUDY_FILE='{STUDY_FILE}';"
     f" export RESULTS='{RESULTS}' LOGS='{LOGS}' OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1; "
 )
 
@@ -106,7 +106,8 @@ def checkpoints(w):
 def checkpoint_arguments(w):
     paths = checkpoints(w)
     paths = paths * len(runs(w.dataset)) if len(paths) == 1 else paths
-    return [f"{f}:{s}:{path}" for (f, s), path in zip(runs(w.dataset), paths)]
+    named = zip(runs(w.dataset), paths)
+    return [shlex.quote(f"{f}:{s}:{path}") for (f, s), path in named]
 
 
 def cache_settings(dataset):
@@ -190,16 +191,18 @@ def job_options(w, input):
     One function instead of one per input: Snakemake's planning pays for every function of every job.
     """
     named = [*w.items(), *input.items()]
-    return " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in named if value
-    )
+    return " ".join(option_of(name, value) for name, value in named if value)
+
+
+def option_of(name, value):
+    """--name with the quoted path, or paths, of an input."""
+    paths = [value] if isinstance(value, str) else value
+    return f"--{name.replace('_', '-')} {' '.join(map(shlex.quote, paths))}"
 
 
 def optional(name):
     """Argument of an input that is there or not."""
-    return lambda w, input: (
-        f"--{name} {getattr(input, name)}" if getattr(input, name) else ""
-    )
+    return lambda w, input: option_of(name, input[name]) if input[name] else ""
 
 
 def pretrained_weights():

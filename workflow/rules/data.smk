@@ -24,7 +24,7 @@ rule prepare_dataset:
     shell:
         "python $SCRIPTS/prepare_dataset.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {output.manifest} --folds {output.folds} --audit {output.audit}"
-        " --phantom-dir {params.phantom} --work-dir {params.work} --code {params.code} 2>&1 | tee {log}"
+        " --phantom-dir {params.phantom} --work-dir {params.work} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule cache_images:
@@ -50,4 +50,4 @@ rule cache_images:
     shell:
         "python $SCRIPTS/cache_images.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {input.manifest} --size {wildcards.size} --cache-dir {params.cache}"
-        " --output {output} --threads {threads} --code {params.code} 2>&1 | tee {log}"
+        " --output {output} --threads {threads} --code {params.code} 2>&1 | tee {log:q}"

@@ -34,7 +34,7 @@ rule export_onnx:
         "python $SCRIPTS/export_onnx.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --checkpoint {params.checkpoints} --threads {threads}"
-        " --output {output.onnx} --account {output.account} --code {params.code} 2>&1 | tee {log}"
+        " --output {output.onnx} --account {output.account} --code {params.code} 2>&1 | tee {log:q}"
 
 
 # All cores: nothing else of this run may work beside a measurement. The script also holds a lock of the machine.
@@ -66,4 +66,4 @@ rule time_inference:
     shell:
         "python $SCRIPTS/time_inference.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --manifest {input.manifest} --folds {input.folds} --entry {params.entries}"
-        " --memory-mib {resources.mem_mb} --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log}"
+        " --memory-mib {resources.mem_mb} --calls {output.calls} --output {output.summary} --code {params.code} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ rule calibrate:
     shell:
         "python $SCRIPTS/calibrate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
-        " --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --output {output} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule evaluate:
@@ -50,7 +50,7 @@ rule evaluate:
         "(python $SCRIPTS/evaluate.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --predictions {input.predictions} --folds {input.folds}"
         " --output {output.metrics} --table {output.table} --code {params.code}"
-        " && python $SCRIPTS/results.py --study $STUDY_FILE --results $RESULTS) 2>&1 | tee {log}"
+        " && python $SCRIPTS/results.py --study $STUDY_FILE --results $RESULTS) 2>&1 | tee {log:q}"
 
 
 rule ensemble:
@@ -82,7 +82,7 @@ rule ensemble:
     shell:
         "python $SCRIPTS/ensemble.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --members {params.members} --predictions {input.members} {params.external} {params.left_out}"
-        " --folds {input.folds} --output {output.predictions} --decision {output.decision} --code {params.code} 2>&1 | tee {log}"
+        " --folds {input.folds} --output {output.predictions} --decision {output.decision} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule compare:
@@ -106,7 +106,7 @@ rule compare:
     shell:
         "python $SCRIPTS/compare.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --models {params.models} --predictions {input} --output {output}"
-        " --code {params.code} 2>&1 | tee {log}"
+        " --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule explain:
@@ -139,4 +139,4 @@ rule explain:
         "python $SCRIPTS/explain.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --predictions {input.predictions} --checkpoint {params.checkpoints}"
-        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ rule add_to_leaderboard:
         "add the study to the results database"
     shell:
         "python $SCRIPTS/add_to_leaderboard.py --results $RESULTS --database {params.settings:q}"
-        " --output {output} 2>&1 | tee {log}"
+        " --output {output} 2>&1 | tee {log:q}"
 
 
 # All runs that the database holds, ranked: snakemake leaderboard
@@ -35,7 +35,7 @@ rule leaderboard:
     message:
         "the leaderboard of all finished studies"
     shell:
-        f"python $SCRIPTS/leaderboard.py runs --database={{params.database:q}} --output-dir {BOARDS} 2>&1 | tee {{log}}"
+        f"python $SCRIPTS/leaderboard.py runs --database={{params.database:q}} --output-dir {BOARDS} 2>&1 | tee {{log:q}}"
 
 
 # Models of the Hugging Face hub: snakemake hub_leaderboard
@@ -45,4 +45,4 @@ rule hub_leaderboard:
     message:
         "the leaderboard of the Hugging Face hub"
     shell:
-        f"HF_HUB_OFFLINE=0 python $SCRIPTS/leaderboard.py hub --study $STUDY_FILE --output-dir {BOARDS} 2>&1 | tee {{log}}"
+        f"HF_HUB_OFFLINE=0 python $SCRIPTS/leaderboard.py hub --study $STUDY_FILE --output-dir {BOARDS} 2>&1 | tee {{log:q}}"

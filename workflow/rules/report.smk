@@ -35,7 +35,7 @@ if not SEGMENTATION:
             "tables, figures and the report page"
         shell:
             "python $SCRIPTS/assemble_report.py --study $STUDY_FILE --results $RESULTS"
-            " --logs $LOGS --threads {threads} --code {params.code} 2>&1 | tee {log}"
+            " --logs $LOGS --threads {threads} --code {params.code} 2>&1 | tee {log:q}"
 
 
 # Run by the workflow's own process, on the host: the image need not hold Snakemake.
@@ -55,5 +55,5 @@ rule report:
         "the Snakemake report"
     run:
         shell(
-            "snakemake --report {output} --nolock --configfile $STUDY_FILE -- {input} 2>&1 | tee {log}"
+            "snakemake --report {output} --nolock --configfile $STUDY_FILE -- {input} 2>&1 | tee {log:q}"
         )

@@ -24,7 +24,7 @@ rule prompts:
     shell:
         "python $SCRIPTS/prompts.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --cache {input.cache}"
-        " --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --output {output} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule segment:
@@ -57,7 +57,7 @@ rule segment:
         "python $SCRIPTS/segment.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --checkpoint {params.checkpoints} {params.prompts} --threads {threads}"
-        " --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --output {output} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule score_masks:
@@ -88,7 +88,7 @@ rule score_masks:
         "python $SCRIPTS/score_masks.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --models {params.models} --masks {input.masks} --manifest {input.manifest}"
         " --audit {input.audit} --threads {threads} --output {output}"
-        " --code {params.code} 2>&1 | tee {log}"
+        " --code {params.code} 2>&1 | tee {log:q}"
 
 
 if SEGMENTATION:
@@ -116,4 +116,4 @@ if SEGMENTATION:
             "tables and the report page"
         shell:
             "python $SCRIPTS/assemble_mask_report.py --study $STUDY_FILE --masks {params.masks}"
-            " --results $RESULTS --logs $LOGS --code {params.code} 2>&1 | tee {log}"
+            " --results $RESULTS --logs $LOGS --code {params.code} 2>&1 | tee {log:q}"

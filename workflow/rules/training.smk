@@ -37,7 +37,7 @@ rule fetch_weights_file:
         "{wildcards.architecture}: fetch {wildcards.source} weights"
     shell:
         "HF_HUB_OFFLINE=0 python $SCRIPTS/fetch_weights.py --architecture {params.architecture}"
-        " --source {wildcards.source} --output {output} 2>&1 | tee {log}"
+        " --source {wildcards.source} --output {output} 2>&1 | tee {log:q}"
 
 
 rule cache_features:
@@ -68,7 +68,7 @@ rule cache_features:
         "python $SCRIPTS/cache_features.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} {params.weights} --cache-dir {params.features} --threads {threads}"
-        " --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --output {output} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule train:
@@ -101,7 +101,7 @@ rule train:
     shell:
         "trap : TERM USR1; python $SCRIPTS/train.py --study $STUDY_FILE {params.options}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
-        " --settings {output.settings} --code {params.code} 2>&1 | (trap '' TERM USR1; exec tee {log})"
+        " --settings {output.settings} --code {params.code} 2>&1 | (trap '' TERM USR1; exec tee {log:q})"
 
 
 rule tune_worker:
@@ -129,7 +129,7 @@ rule tune_worker:
         "{wildcards.dataset}: search values for {wildcards.model}, fold {wildcards.fold}, worker {wildcards.worker}"
     shell:
         "python $SCRIPTS/tune.py --study $STUDY_FILE {params.options} --storage {params.storage}"
-        " --threads {threads} --done {output} --code {params.code} 2>&1 | tee {log}"
+        " --threads {threads} --done {output} --code {params.code} 2>&1 | tee {log:q}"
 
 
 rule tune_fold:
@@ -156,7 +156,7 @@ rule tune_fold:
         "python $SCRIPTS/tune.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --fold {wildcards.fold} --manifest {input.manifest}"
         " --folds {input.folds} --cache {input.cache} --storage {params.storage}"
-        " --result {output.result} --figure {output.figure} --code {params.code} 2>&1 | tee {log}"
+        " --result {output.result} --figure {output.figure} --code {params.code} 2>&1 | tee {log:q}"
 
 
 # snakemake tune: the search of every trained model and fold.
@@ -192,7 +192,7 @@ rule train_final:
     shell:
         "python $SCRIPTS/final_model.py --study $STUDY_FILE {params.options}"
         " --state {params.state} --threads {threads} --best {output.best} --history {output.history}"
-        " --settings {output.settings} --code {params.code} 2>&1 | tee {log}"
+        " --settings {output.settings} --code {params.code} 2>&1 | tee {log:q}"
 
 
 # snakemake final_model: the chosen models on all data (final.models; default: all).
@@ -234,4 +234,4 @@ rule predict:
         "python $SCRIPTS/predict.py --study $STUDY_FILE --dataset {wildcards.dataset}"
         " --model {wildcards.model} --manifest {input.manifest} --folds {input.folds}"
         " --cache {input.cache} --checkpoint {params.checkpoints} --fold-outputs {params.fold_outputs}"
-        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log}"
+        " --threads {threads} --output {output} --code {params.code} 2>&1 | tee {log:q}"
