@@ -13,7 +13,6 @@ from archbench.report.figures import GRID_COLOR, OKABE_ITO, Panel, wrap
 from archbench.report.labels import format_count, format_value, metric_label
 from archbench.report.quality_figures import ranked, ranked_drawn
 from archbench.report.quality_tables import caption
-from archbench.thresholds import FEW_POSITIVE_PATIENTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -73,7 +72,7 @@ def threshold_table(dataset: DatasetResult, model: ModelResult) -> Table | None:
     parameters = tuned.get("parameters") or []
     if not parameters:
         return None
-    few = (tuned.get("rule") or {}).get("few_positive_patients", FEW_POSITIVE_PATIENTS)
+    few = tuned["rule"]["few_positive_patients"]
     columns = [
         Column("Label", numeric=False),
         Column("Threshold", "mean over folds and seeds"),
