@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from archbench.report.cells import Cell, Column, Table, record_cell, undefined_cell
 from archbench.report.collect import DatasetResult, StudyResult
 from archbench.report.figures import GRID_COLOR, OKABE_ITO, Panel, wrap
-from archbench.report.labels import format_value, metric_label
+from archbench.report.labels import format_p, metric_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def across_view(study: StudyResult) -> dict[str, Any] | None:
         "panel": _across_panel(datasets, list(ranks), narrow=False),
         "narrow": _across_panel(datasets, list(ranks), narrow=True),
         "difference": _difference_panel(difference) if difference else None,
-        "p": format_value(difference.p, 3) if difference else "",
+        "p": format_p(difference.p) if difference else "",
         "no_difference": reason,
         "several_metrics": len({dataset.primary for dataset in datasets}) > 1,
     }

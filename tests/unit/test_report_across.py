@@ -89,6 +89,7 @@ def test_few_datasets_have_no_critical_difference_and_say_so(tmp_path):
 def test_eight_datasets_have_a_critical_difference(tmp_path):
     view = across_view(study_of(tmp_path, 8)[2])
     assert "custom1" in view["difference"].alt and view["no_difference"] == ""
+    assert view["p"] == "< 0.001", "no p value is 0"
     for panel in (view["difference"], view["panel"], view["narrow"]):
         assert render(panel).uri.startswith("data:image/svg+xml")
 
