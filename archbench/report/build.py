@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archbench.artifacts import write_json, write_text
+from archbench.report.beside import beside
 from archbench.report.checklist_view import checklist_markdown
 from archbench.report.collect import StudyResult, collect_study
 from archbench.report.exports import write_tables
@@ -47,7 +48,7 @@ def write_report(
         outdated: Files of an earlier run, see `collect_study`.
         partial: Go on although a model has no result, and list it as failed or not finished.
         code: Fingerprint of the report's code.
-        processes: How many draw the figures.
+        processes: How many share the work.
     Returns:
         The study that was reported.
     Raises:
@@ -58,19 +59,26 @@ def write_report(
     if study.without_result and not partial:
         names = ", ".join(f"{dataset}/{model}" for dataset, model in study.without_result)
         raise IncompleteStudyError(f"no result of {names}: run the study again, or report what there is with --partial")
-    panels = [dataset_panels(dataset) for dataset in study.datasets]
+    panels = [dataset_panels(dataset, processes=processes) for dataset in study.datasets]
     write_text(output / "results_table.csv", to_csv(result_rows(study)))
     write_text(output / "results_table.txt", to_text(study))
     write_text(output / "results_table.tex", to_latex(study))
-    write_json(output / "results.json", results_document(study))
     content = page_content(study, panels)
     draw_ahead((drawing.panel for drawing in _drawings(content)), processes=processes)
+    undrawn_written = beside(lambda: _write_undrawn(study, panels, output), processes=processes)
     write_figures(study, panels, output)
     write_tables(content, output / "tables")
     write_text(output / "methods.md", methods_markdown(study))
     write_text(output / "checklist.md", checklist_markdown(study))
     write_text(output / "report.html", render_page(content))
+    undrawn_written()
     return study
+
+
+def _write_undrawn(study: StudyResult, panels: list[DatasetPanels], output: Path) -> None:
+    """Write what takes none of the page's drawings, so that another process can."""
+    write_json(output / "results.json", results_document(study))
+    write_confusion(study, panels, output / "confusion_matrices.png")
 
 
 def _drawings(content: Any) -> Iterator[Drawing]:
@@ -102,13 +110,14 @@ def write_figures(study: StudyResult, panels: list[DatasetPanels], output: Path)
         if chosen and name in ("roc_curves", "precision_recall_curves"):
             chosen.append(legend_panel(line_styles([model.name for model in study.datasets[0].models])))
         write_sheet(chosen, [figures / f"{name}.svg"], columns=columns)
-    confusion = _gather(study, panels, "confusion", several)
-    write_sheet(
-        confusion,
-        [output / "confusion_matrices.png", figures / "confusion_matrices.svg"],
-        columns=2 if len(confusion) == 4 else 3,
-    )
+    write_confusion(study, panels, figures / "confusion_matrices.svg")
     write_cam_sheet(study.datasets, figures / "cam_sheet.png")
+
+
+def write_confusion(study: StudyResult, panels: list[DatasetPanels], path: Path) -> None:
+    """Write the confusion matrices of all datasets side by side."""
+    found = _gather(study, panels, "confusion", len(study.datasets) > 1)
+    write_sheet(found, [path], columns=2 if len(found) == 4 else 3)
 
 
 def _gather(study: StudyResult, panels: list[DatasetPanels], subject: str, several: bool) -> list[Panel]:

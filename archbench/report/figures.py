@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+from archbench.report.beside import beside
 
+if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 # Okabe and Ito, "Color Universal Design", 2008; their yellow is left out: too pale on white.
@@ -157,31 +155,19 @@ def _key(panel: Panel) -> _Key:
 
 
 def draw_ahead(panels: Iterable[Panel], *, processes: int) -> None:
-    """Draw panels in several processes, so that `drawn_svg` has them; where processes can't fork, do nothing.
-
-    What draws a panel holds the study's data: processes that fork have it already, others would have to be sent it.
-    """
+    """Draw panels in several processes, so that `drawn_svg` has them."""
     keys = [key for key in dict.fromkeys(_key(panel) for panel in panels) if key not in _SVGS]
-    if processes < 2 or len(keys) < 2 or not sys.platform.startswith("linux"):
-        return
     keys.sort(key=lambda key: -key[1] * key[2])  # dealt out from the largest on, the shares take about as long
     new_figure(1.0, 1.0)  # what it imports is imported once
-    context, helpers = get_context("fork"), []
-    for share in (keys[k::processes] for k in range(1, processes)):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_draw_for, args=(theirs, share))
-        process.start()
-        theirs.close()
-        helpers.append((process, ours, share))
-    _SVGS.update((key, _svg(*key)) for key in keys[::processes])
-    for process, ours, share in helpers:
-        with suppress(EOFError):  # drawn again when it is asked for: then the error is seen
-            _SVGS.update(zip(share, ours.recv(), strict=True))
-        process.join()
+    mine, *others = (keys[k::processes] for k in range(processes))
+    drawn = [beside(partial(_svgs, share), processes=processes) for share in others]
+    _SVGS.update(zip(mine, _svgs(mine), strict=True))
+    for share, svgs in zip(others, drawn, strict=True):
+        _SVGS.update(zip(share, svgs(), strict=True))
 
 
-def _draw_for(parent: Connection, keys: Sequence[_Key]) -> None:
-    parent.send([_svg(*key) for key in keys])
+def _svgs(keys: Sequence[_Key]) -> list[str]:
+    return [_svg(*key) for key in keys]
 
 
 def _svg(draw: Callable[[FigureBase], None], width: float, height: float) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
+from archbench.report.beside import beside
 from archbench.report.collect import DatasetResult
-from archbench.report.curve_bands import read_bands
+from archbench.report.curve_bands import Band, read_bands
 from archbench.report.curves import read_precision_recall
 from archbench.report.decision_curves import decision_panels
 from archbench.report.figures import Panel
@@ -43,11 +45,11 @@ class DatasetPanels:
     decision_curves: list[Panel] = field(default_factory=list)
 
 
-def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
-    """Prepare all panels of a dataset; nothing is drawn yet."""
+def dataset_panels(dataset: DatasetResult, *, processes: int = 1) -> DatasetPanels:
+    """Prepare all panels of a dataset, in up to two processes; nothing is drawn yet."""
+    found = beside(partial(_bands, dataset), processes=processes)
     curves = {m.name: read_precision_recall(m.folder / "predictions.parquet") for m in dataset.drawn}
-    best = next(iter(ranked_drawn(dataset)), None)
-    bands = read_bands(best.folder / "predictions.parquet", confidence=dataset.confidence) if best else {}
+    bands = found()
     pareto = pareto_panel(dataset)
     counts = (class_distribution_panel(dataset), labels_per_case_panel(dataset), co_occurrence_panel(dataset))
     return DatasetPanels(
@@ -64,6 +66,12 @@ def dataset_panels(dataset: DatasetResult) -> DatasetPanels:
         cuts=_one(cut_panel(dataset)),
         decision_curves=decision_panels(dataset),
     )
+
+
+def _bands(dataset: DatasetResult) -> dict[str, dict[str, Band]]:
+    """Bands of the best model's curves."""
+    best = next(iter(ranked_drawn(dataset)), None)
+    return read_bands(best.folder / "predictions.parquet", confidence=dataset.confidence) if best else {}
 
 
 def _one(panel: Panel | None) -> list[Panel]:
