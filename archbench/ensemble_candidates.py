@@ -123,8 +123,9 @@ def _fit(name: str, source: OutOfFold, applied: Predictions, seed: int, stack: S
     applied to a fold was already fitted to score its candidates.
     """
     rows = source.rows
-    scores = rows.logits.sum(axis=0, dtype=np.float64)  # of the same table, so that sums tell enough
-    content = (rows.case_id, rows.seed, rows.fold, source.group, np.array(rows.labels), rows.targets, scores)
+    # of the same table, so that numbers stand for names and sums for what cases hold
+    sums = (np.nansum(rows.targets, axis=0), rows.logits.sum(axis=0, dtype=np.float64))
+    content = (rows.case_code, rows.seed, rows.fold, source.group, np.array(rows.labels), *sums)
     digest = blake2b(b"".join(np.ascontiguousarray(column).tobytes() for column in content)).hexdigest()
     key = (name, seed, digest)
     if key not in stack.fits:

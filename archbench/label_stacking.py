@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,11 +74,12 @@ def _choose_strength(data: Members) -> float:
     loss = dict.fromkeys(STRENGTHS, 0.0)
     for held_out in range(HELD_OUT_GROUPS):
         fit, test = part != held_out, part == held_out
-        start = None
+        members, targets = data.scores[test], data.targets[test]
+        problems, start = _problems(data.scores[fit], data.targets[fit]), None
         for strength in reversed(STRENGTHS):  # from near the start on: each fit begins at the one before
-            start = solve(data.scores[fit], data.targets[fit], strength, start=start, smallest_step=ROUGH_STEP)
-            predicted = LabelStacker(*start, strength).scores(data.scores[test])
-            loss[strength] += log_loss(predicted, data.targets[test], multilabel=True) * test.sum()
+            start = _solved(problems, strength, start=start, smallest_step=ROUGH_STEP)
+            predicted = LabelStacker(*start, strength).scores(members)
+            loss[strength] += log_loss(predicted, targets, multilabel=True) * test.sum()
     return min(STRENGTHS, key=lambda strength: (loss[strength], -strength))
 
 
@@ -98,66 +100,74 @@ def solve(
         start: Weights and intercepts to begin with; None begins with the mean.
         smallest_step: Change of the parameters that ends the search.
     """
-    n_members, labels = members.shape[1:]
+    return _solved(_problems(members, targets), strength, start=start, smallest_step=smallest_step)
+
+
+def _problems(members: Array, targets: Array) -> list[_LabelLoss]:
+    """What is to be solved for each label."""
+    known = ~np.isnan(targets)
+    return [_LabelLoss(members[inside, :, label], targets[inside, label]) for label, inside in enumerate(known.T)]
+
+
+def _solved(
+    problems: Sequence[_LabelLoss], strength: float, *, start: tuple[Array, Array] | None, smallest_step: float
+) -> tuple[Array, Array]:
+    """`solve` of problems that are set up, so that several strengths can be tried."""
+    n_members, labels = len(problems[0].design) - 1, len(problems)
     weights, intercept = (np.full((n_members, labels), 1.0 / n_members), np.zeros(labels)) if start is None else start
     weights, intercept = weights.copy(), intercept.copy()
-    for label in range(labels):
-        known = ~np.isnan(targets[:, label])
-        if known.any():
-            logits = members[known, :, label]
+    for label, problem in enumerate(problems):
+        if len(problem.targets):
             begun = np.r_[weights[:, label], intercept[label]]
-            found = _solve_label(logits, targets[known, label], strength, begun, smallest_step)
+            found = problem.least(strength, begun, smallest_step)
             weights[:, label], intercept[label] = found[:-1], found[-1]
     return weights, intercept
 
 
 class _LabelLoss:
-    """Penalised log loss of one label; everything at one point from one exponential a case.
+    """Log loss of one label; everything at one point from one exponential a case.
 
     Args:
         logits: Shape (N, M).
         targets: 0 or 1, shape (N,).
-        strength: See `solve`.
     """
 
-    def __init__(self, logits: Array, targets: Array, strength: float) -> None:
-        self.design = np.column_stack([logits, np.ones(len(logits))])
+    def __init__(self, logits: Array, targets: Array) -> None:
+        self.design = np.vstack([logits.T, np.ones(len(logits))])
         self.targets = targets
         self.centre = np.r_[np.full(logits.shape[1], 1.0 / logits.shape[1]), 0.0]
-        self.penalty = np.r_[np.full(logits.shape[1], strength), FREE_STRENGTH]
 
-    def at(self, parameters: Array) -> tuple[float, Array]:
-        """Return the loss and the predicted probabilities (N,)."""
-        odds = self.design @ parameters
+    def at(self, parameters: Array, penalty: Array) -> tuple[float, Array]:
+        """Return the penalised loss and the predicted probabilities (N,)."""
+        odds = parameters @ self.design
         small = np.exp(-np.abs(odds))
-        pull = 0.5 * self.penalty @ (parameters - self.centre) ** 2
+        pull = 0.5 * penalty @ (parameters - self.centre) ** 2
         loss = np.maximum(odds, 0.0).sum() + np.log1p(small).sum() - self.targets @ odds + pull
         return float(loss), np.where(odds >= 0, 1.0, small) / (1.0 + small)
 
-
-def _solve_label(logits: Array, targets: Array, strength: float, begun: Array, smallest_step: float) -> Array:
-    """Weights (M,) and intercept by Newton's method, projected to weights that are not negative."""
-    problem = _LabelLoss(logits, targets, strength)
-    lowest = np.r_[np.zeros(logits.shape[1]), -np.inf]
-    current, (value, predicted) = begun, problem.at(begun)
-    for _ in range(NEWTON_STEPS):
-        gradient = (predicted - targets) @ problem.design + problem.penalty * (current - problem.centre)
-        free = (current > lowest) | (gradient < 0)  # the others are held at 0
-        used = problem.design if free.all() else problem.design[:, free]
-        curve = (used * (predicted * (1.0 - predicted))[:, None]).T @ used
-        step = np.zeros(len(current))
-        step[free] = np.linalg.solve(curve + np.diag(problem.penalty[free]), gradient[free])
-        size = 1.0
-        for _ in range(HALVINGS):
-            tried = np.maximum(current - size * step, lowest)
-            found, there = problem.at(tried)
-            if found <= value:
+    def least(self, strength: float, begun: Array, smallest_step: float) -> Array:
+        """Weights (M,) and intercept by Newton's method, projected to weights that are not negative."""
+        penalty = np.r_[np.full(len(begun) - 1, strength), FREE_STRENGTH]
+        lowest = np.r_[np.zeros(len(begun) - 1), -np.inf]
+        current, (value, predicted) = begun, self.at(begun, penalty)
+        for _ in range(NEWTON_STEPS):
+            gradient = self.design @ (predicted - self.targets) + penalty * (current - self.centre)
+            free = (current > lowest) | (gradient < 0)  # the others are held at 0
+            used = self.design if free.all() else self.design[free]
+            curve = (used * (predicted * (1.0 - predicted))) @ used.T
+            step = np.zeros(len(current))
+            step[free] = np.linalg.solve(curve + np.diag(penalty[free]), gradient[free])
+            size = 1.0
+            for _ in range(HALVINGS):
+                tried = np.maximum(current - size * step, lowest)
+                found, there = self.at(tried, penalty)
+                if found <= value:
+                    break
+                size *= 0.5
+            moved = np.abs(tried - current).max()
+            if found > value:
                 break
-            size *= 0.5
-        moved = np.abs(tried - current).max()
-        if found > value:
-            break
-        current, value, predicted = tried, found, there
-        if moved < smallest_step:
-            break
-    return current
+            current, value, predicted = tried, found, there
+            if moved < smallest_step:
+                break
+        return current

@@ -31,12 +31,19 @@ def check_disjoint(fit: Predictions, applied: Predictions) -> None:
     Raises:
         LeakError: With the shared patients.
     """
-    shared = sorted(set(fit.patient_id.tolist()) & set(applied.patient_id.tolist()))
+    shared = sorted(_patients(fit) & _patients(applied))
     if shared:
         raise LeakError(
             f"{len(shared)} patients are among the rows to fit on and the rows to apply to: {shared[:3]}; "
             "fit on the out-of-fold rows of other patients"
         )
+
+
+def _patients(table: Predictions) -> set[str]:
+    """Names of a table's patients, each looked at once."""
+    row_of = np.full(table.patient_code.max(initial=-1) + 1, -1)
+    row_of[table.patient_code] = np.arange(len(table))
+    return set(table.patient_id[row_of[row_of >= 0]].tolist())
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,9 @@ def label_scores(drawn: Drawn, metric: Metric, questions: Array | None = None) -
     """
     predictions = drawn.predictions
     questions = _frozen(drawn.sides, predictions.outputs) if questions is None else questions
+    if predictions.outputs == "labels" and metric.function in MEASURES:
+        of_labels = zip(predictions.labels, question_scores(drawn.label_ranks(metric.function)), questions, strict=True)
+        return {name: scores for name, scores, frozen in of_labels if frozen.any()}
     found = {}
     for name, group, frozen in zip(predictions.labels, drawn.groups, questions, strict=True):
         needs_both_sides = metric.kind == "rank" or predictions.outputs == "labels"
