@@ -67,11 +67,12 @@ class KeptFingerprints:
 
     Args:
         path: JSON file of the answers; written when there is a new one.
+        root: Folder of the checkout.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.source = source_hash()
+    def __init__(self, path: str | Path, root: Path = ROOT) -> None:
+        self.path, self.root = Path(path), root
+        self.source = source_hash(root)
         self.found = self._kept()
 
     def __call__(self, script: str, components: Iterable[tuple[str, str]] = ()) -> str:
@@ -80,8 +81,9 @@ class KeptFingerprints:
         key = " ".join([script, *(f"{kind}:{name}" for kind, name in components)])
         if key not in self.found:
             self.found[key] = fingerprint(script, components)
-            # Another process may have added some; one that is lost is found again.
-            write_json(self.path, {"source": self.source, "fingerprints": self._kept() | self.found})
+            if source_hash(self.root) == self.source:  # not edited since the start
+                # Another process may have added some; one that is lost is found again.
+                write_json(self.path, {"source": self.source, "fingerprints": self._kept() | self.found})
         return self.found[key]
 
     def _kept(self) -> dict[str, str]:

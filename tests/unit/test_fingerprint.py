@@ -270,6 +270,13 @@ def test_kept_fingerprints_of_another_source_or_a_damaged_file_are_not_used(tmp_
     assert read_json(path)["fingerprints"]["prompts"] == fingerprint("prompts")
 
 
+def test_nothing_is_kept_of_a_source_that_was_edited_after_the_start(tmp_path: Path) -> None:
+    folder = Checkout(tmp_path / "checkout").folder
+    kept = KeptFingerprints(tmp_path / "kept.json", root=folder)
+    (folder / "scripts" / "prompts.py").write_text("EDITED = 1\n", encoding="utf-8")
+    assert kept("prompts") and not (tmp_path / "kept.json").exists()
+
+
 @pytest.mark.parametrize("name", ["archbench/losses/focal.py", "archbench_predict/bundle.py", "scripts/train.py"])
 def test_the_source_hash_changes_with_every_source_file(tmp_path: Path, name: str) -> None:
     folder = Checkout(tmp_path).folder
