@@ -175,17 +175,16 @@ def commands(folder: Path, size: Size) -> dict[str, list[list[str]]]:
 
 
 def schedule(jobs: dict[str, list[list[str]]]) -> tuple[list[Timing], float]:
-    """Run everything two at a time, ensemble and models' scores first; return timings and the wall time without
+    """Run everything two at a time, each job once its inputs are there; return timings and the wall time without
     calibrate."""
     found: list[Timing] = []
     with ThreadPoolExecutor(WORKERS) as pool:
         begun = time.perf_counter()
-        models = jobs["evaluate"][:-1]
-        started = [pool.submit(timed, "ensemble", jobs["ensemble"][0])]
-        started += [pool.submit(timed, "evaluate", arguments) for arguments in models]
-        found += [future.result() for future in started]
-        last = [pool.submit(timed, "evaluate", jobs["evaluate"][-1]), pool.submit(timed, "compare", jobs["compare"][0])]
-        found += [future.result() for future in last]
+        ensemble = pool.submit(timed, "ensemble", jobs["ensemble"][0])
+        rest = [pool.submit(timed, "evaluate", arguments) for arguments in jobs["evaluate"][:-1]]
+        found.append(ensemble.result())
+        rest += [pool.submit(timed, "compare", jobs["compare"][0]), pool.submit(timed, "evaluate", jobs["evaluate"][-1])]
+        found += [future.result() for future in rest]
         wall = time.perf_counter() - begun
         calibrations = [pool.submit(timed, "calibrate", arguments) for arguments in jobs["calibrate"]]
         found += [future.result() for future in calibrations]
