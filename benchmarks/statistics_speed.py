@@ -183,7 +183,8 @@ def schedule(jobs: dict[str, list[list[str]]]) -> tuple[list[Timing], float]:
         ensemble = pool.submit(timed, "ensemble", jobs["ensemble"][0])
         rest = [pool.submit(timed, "evaluate", arguments) for arguments in jobs["evaluate"][:-1]]
         found.append(ensemble.result())
-        rest += [pool.submit(timed, "compare", jobs["compare"][0]), pool.submit(timed, "evaluate", jobs["evaluate"][-1])]
+        after = (("compare", jobs["compare"][0]), ("evaluate", jobs["evaluate"][-1]))
+        rest += [pool.submit(timed, script, arguments) for script, arguments in after]
         found += [future.result() for future in rest]
         wall = time.perf_counter() - begun
         calibrations = [pool.submit(timed, "calibrate", arguments) for arguments in jobs["calibrate"]]
