@@ -103,7 +103,8 @@ def test_a_model_that_fails_does_not_lose_the_others(edited):
     """A checkpoint that does not fit fails in its own job; the partial report names it with the end of its log."""
     weights = edited.folder / "results/tiny/phantom/custom1/fold0-seed3/best.safetensors"
     shutil.copy(weights, edited.folder / "custom.safetensors")
-    entry = "  broken: {architecture: resnet18, image_size: 32, checkpoint: custom.safetensors}\nexplain:"
+    model = "  broken: {architecture: resnet18, image_size: 32, checkpoint: custom.safetensors}\n"
+    entry = f"{model}compute: {{log_dir: my logs}}\nexplain:"
     edited.edit("config/config.yaml", "explain:", entry)
     completed = edited.snakemake("--cores", "2", check=False)
     assert completed.returncode != 0

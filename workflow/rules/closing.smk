@@ -106,13 +106,12 @@ def partial_commands():
             kept -= set(sum(ensemble_files(dataset), []))
         if compared_tables(dataset):
             kept -= {f"{RESULTS}/{dataset}/comparison.json"}
-    outdated = f"{LOGS}/outdated.json"
-    write_json(outdated, sorted(kept))
+    write_json(f"{LOGS}/outdated.json", sorted(kept))
     return "; ".join(
         [
             *map(partial_ensemble_command, DATASETS),
             *map(partial_comparison_command, DATASETS),
-            partial_report_command(more=f"--outdated {outdated}"),
+            partial_report_command(more="--outdated $LOGS/outdated.json"),
         ]
     )
 
@@ -122,13 +121,11 @@ def partial_report_command(script="assemble_report", masks=(), more=""):
 
     Its page gets a date before all results, or the next run would take it for the whole report.
     """
-    failed = f"{LOGS}/failed_jobs.json"
-    write_json(
-        failed, sorted(log for job in workflow.scheduler.failed for log in job.log)
-    )
+    failed = sorted(log for job in workflow.scheduler.failed for log in job.log)
+    write_json(f"{LOGS}/failed_jobs.json", failed)
     command = (
-        f"python $SCRIPTS/{script}.py --study $STUDY_FILE --results {RESULTS} --logs {LOGS} --partial"
-        f" --failed-logs {failed} {argument_of('masks', masks)} {more}"
+        f"python $SCRIPTS/{script}.py --study $STUDY_FILE --results $RESULTS --logs $LOGS --partial"
+        f" --failed-logs $LOGS/failed_jobs.json {argument_of('masks', masks)} {more}"
     )
     return f"({command} && touch -t 197001020000 {RESULTS}/report.html) || true"
 
