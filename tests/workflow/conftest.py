@@ -12,6 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRACKED = ("Snakefile", "archbench", "archbench_predict", "config", "profiles", "scripts", "workflow")
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # of the `make test` around the tests; a user's make has none
 COPY = "my checkout"  # users' folders have spaces
 
 
@@ -50,10 +51,11 @@ class Workflow:
 
     def _start(self, command: list[str], *, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        around = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), **environment},
+            env={**around, "PATH": path, "PYTHONPATH": str(self.folder), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
