@@ -20,6 +20,8 @@ ETC = Path("/etc/slurm")
 MUNGE_KEY = Path("/etc/munge/munge.key")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol", "squeue", "scancel")
 GPUS, CPUS, MEMORY_MB = 2, 4, 64000
+REST_S = 3.0  # between the end of a job and its next start
+_REQUEUED_SINCE: dict[tuple[str, str], float] = {}  # by job and how often it was restarted
 
 SLURM_CONF = """
 ClusterName=archbench-test
@@ -86,10 +88,14 @@ def start_again() -> None:
     """Let requeued jobs start: SLURM gives their old node two minutes.
 
     It sets that time more than once while it cleans up behind them, so this is to be called until they run. One that
-    is launched while the node still has its files of the last time can't be, and is held for an administrator.
+    is launched while the node still has its files of the last time can't be, and is held for an administrator. One
+    that is launched within the second in which it was killed is taken for the killed one and fails, so it waits.
     """
     for job in jobs():
         if job["JobState"] == "PENDING" and job.get("Restarts", "0") != "0":
+            since = _REQUEUED_SINCE.setdefault((job["JobId"], job["Restarts"]), time.monotonic())
+            if time.monotonic() - since < REST_S:
+                continue
             if "held" in job.get("Reason", ""):
                 subprocess.run(["scontrol", "release", job["JobId"]], capture_output=True)
             subprocess.run(["scontrol", "update", f"jobid={job['JobId']}", "StartTime=now"], capture_output=True)
